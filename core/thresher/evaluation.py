@@ -1,0 +1,86 @@
+"""The rows that a model was validated and tested on, kept with the run that trained it.
+
+Training logs one file a split; export and serving read them to prove parity row by row.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher.decision import FloatArray
+from thresher.errors import DataError, NotFoundError
+
+__all__ = ["EvaluationSplit"]
+
+_INPUT = "input/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EvaluationSplit:
+    """One split's inputs, targets and logits.
+
+    Args:
+        inputs: The network's inputs by name, each [N, ...].
+        targets_NL: float32 [N, L] of 0 and 1; NaN where unknown.
+        logits_NL: float32 [N, L], what the trained network gave in evaluation mode.
+
+    Raises:
+        DataError: If the parts do not have the same number of rows or labels.
+    """
+
+    inputs: Mapping[str, npt.NDArray[Any]]
+    targets_NL: FloatArray
+    logits_NL: FloatArray
+
+    def __post_init__(self) -> None:
+        shapes = {"logits": self.logits_NL.shape, "targets": self.targets_NL.shape}
+        if self.targets_NL.ndim != 2 or self.logits_NL.shape != self.targets_NL.shape:
+            raise DataError(f"targets and logits must both be [N, L], got {shapes}")
+        for name, array in self.inputs.items():
+            if len(array) != len(self):
+                raise DataError(f'input "{name}" has {len(array)} rows, targets have {len(self)}')
+
+    def __len__(self) -> int:
+        return len(self.targets_NL)
+
+    def rows(self, at: slice | Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """Return the inputs of some rows, by name."""
+        return {name: array[at] for name, array in self.inputs.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the split as a compressed NPZ file."""
+        arrays = {f"{_INPUT}{name}": array for name, array in self.inputs.items()}
+        np.savez_compressed(
+            path, allow_pickle=False, targets=self.targets_NL, logits=self.logits_NL, **arrays
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> EvaluationSplit:
+        """Return the split in an NPZ file; nothing pickled is read.
+
+        Raises:
+            NotFoundError: If there is no such file.
+            DataError: If it is not an evaluation split.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise NotFoundError(f"{path}: no such file; expected an evaluation split") from None
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not an evaluation split: {error}") from None
+        missing = {"targets", "logits"} - set(arrays)
+        if missing:
+            raise DataError(f"{path}: not an evaluation split: no {', '.join(sorted(missing))}")
+        return cls(
+            inputs={k.removeprefix(_INPUT): v for k, v in arrays.items() if k.startswith(_INPUT)},
+            targets_NL=arrays["targets"],
+            logits_NL=arrays["logits"],
+        )

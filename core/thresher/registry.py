@@ -1,0 +1,144 @@
+"""MLflow: which registered version is meant, and what that version carries.
+
+A version carries the logits model (``pt2``, in its MLflow model), and in the artifacts of its run
+`DECISION_FILE` (labels, calibration, thresholds) and ``evaluation/SPLIT.npz``
+(`thresher.evaluation`). MLflow's own defaults and environment variables say where the store is:
+``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from thresher.decision import Decision
+from thresher.errors import NotFoundError, unknown_name
+from thresher.evaluation import EvaluationSplit
+
+__all__ = ["DECISION_FILE", "ModelVersion", "connect", "register", "resolve"]
+
+DECISION_FILE = "decision.json"
+EVALUATION_FOLDER = "evaluation"
+
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+
+
+def connect() -> ModuleType:
+    """Return the ``mlflow`` module, quiet: no usage telemetry, no chatter about migrations."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import logging
+
+    import mlflow
+
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One registered version, and access to what it carries (downloaded when asked for)."""
+
+    name: str
+    version: int
+    run_id: str
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """The URI that names exactly this version."""
+        return f"models:/{self.name}/{self.version}"
+
+    def model_folder(self) -> Path:
+        """Return a local folder that holds the MLflow model (``MLmodel``, ``data/model.pt2``)."""
+        return self._download(artifact_uri=self.uri)
+
+    def artifact(self, path: str) -> Path:
+        """Return a local copy of one artifact of the version's run.
+
+        Raises:
+            NotFoundError: If the run has no such artifact.
+        """
+        return self._download(run_id=self.run_id, artifact_path=path)
+
+    def decision(self) -> Decision:
+        """Return the version's labels, calibration and thresholds."""
+        return Decision.load(self.artifact(DECISION_FILE))
+
+    def evaluation(self, split: str) -> EvaluationSplit:
+        """Return the rows of a split, such as ``"validation"`` or ``"test"``."""
+        return EvaluationSplit.load(self.artifact(f"{EVALUATION_FOLDER}/{split}.npz"))
+
+    def _download(self, **what: Any) -> Path:
+        mlflow = connect()
+        try:
+            return Path(mlflow.artifacts.download_artifacts(**what))
+        except (mlflow.MlflowException, OSError) as error:
+            wanted = what.get("artifact_path") or what["artifact_uri"]
+            raise NotFoundError(
+                f"{self.uri}: cannot read {wanted} (run {self.run_id}): {error}"
+            ) from None
+
+
+def resolve(uri: str) -> ModelVersion:
+    """Return the registered version that ``models:/NAME/N`` or ``models:/NAME@ALIAS`` names.
+
+    Raises:
+        NotFoundError: If the URI has another form, or names nothing; says what there is.
+    """
+    match = _URI.fullmatch(uri)
+    if not match:
+        raise NotFoundError(
+            f'"{uri}" is no model URI; expected models:/NAME/VERSION or models:/NAME@ALIAS, '
+            "such as models:/digits@candidate"
+        )
+    mlflow = connect()
+    client = mlflow.MlflowClient()
+    name, version, alias = match["name"], match["version"], match["alias"]
+    try:
+        if alias is not None:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, version)
+    except mlflow.MlflowException as error:
+        raise NotFoundError(f"{uri}: {_what_there_is(client, name) or error}") from None
+    full = client.get_model_version(name, found.version)  # with all its aliases and tags
+    return ModelVersion(
+        name=full.name,
+        version=int(full.version),
+        run_id=full.run_id,
+        aliases=tuple(full.aliases),
+        tags=dict(full.tags),
+    )
+
+
+def _what_there_is(client: Any, name: str) -> str:
+    """Return what the registry holds under or near a name, as a sentence."""
+    names = [model.name for model in client.search_registered_models()]
+    if name not in names:
+        return unknown_name("registered model", name, names)
+    model = client.get_registered_model(name)
+    versions = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
+    aliases = ", ".join(f"{a} -> {v}" for a, v in model.aliases.items()) or "none"
+    return f'no such version; "{name}" has versions {versions} and aliases {aliases}'
+
+
+def register(*, model_uri: str, name: str, alias: str, tags: Mapping[str, str]) -> ModelVersion:
+    """Register a logged model as the next version of ``name`` and move an alias to it.
+
+    Args:
+        model_uri: What ``mlflow.pytorch.log_model`` returned as ``model_uri``.
+        name: The registered model's name; made if it does not exist.
+        alias: The alias that marks the new version, such as ``"candidate"``.
+        tags: Tags of the version.
+    """
+    mlflow = connect()
+    created = mlflow.register_model(model_uri, name, tags=dict(tags))
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, created.version)
+    return resolve(f"models:/{name}/{created.version}")
