@@ -1,1 +1,40 @@
-"""To be filled."""
+"""The export stage: logits network to ONNX with its decision head, parity proven, published."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thresher_export.head import append_decision_head, read_decision
+    from thresher_export.parity import ParityReport, prove_parity
+    from thresher_export.pipeline import Exported, export_version
+    from thresher_export.triton_config import TritonOptions, build_config
+
+__all__ = [
+    "Exported",
+    "ParityReport",
+    "TritonOptions",
+    "append_decision_head",
+    "build_config",
+    "export_version",
+    "prove_parity",
+    "read_decision",
+]
+
+_MODULES = {
+    "Exported": "pipeline",
+    "ParityReport": "parity",
+    "TritonOptions": "triton_config",
+    "append_decision_head": "head",
+    "build_config": "triton_config",
+    "export_version": "pipeline",
+    "prove_parity": "parity",
+    "read_decision": "head",
+}
+
+
+def __getattr__(name: str) -> Any:  # so that the head alone can be used where there is no torch
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

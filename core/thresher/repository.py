@@ -1,0 +1,246 @@
+"""The model repository on disk: names, versions, atomic publishing, which version serves.
+
+    model_repository/
+      digits/
+        config.pbtxt     written last: a version that it does not name is not served
+        labels.txt
+        3/model.onnx     a version's files; the number is MLflow's and is never used again
+
+A version is staged beside the repository on the same file system, synced to disk, then renamed
+into place; a publisher that dies leaves the versions that serve untouched.
+
+Source: Triton's model repository and model configuration documents, release 24.10.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from thresher.decision import Decision
+from thresher.errors import NotFoundError, PublishError, unknown_name
+
+__all__ = ["CONFIG_FILE", "LABELS_FILE", "MODEL_FILE", "ModelRepository", "decision_key"]
+
+CONFIG_FILE = "config.pbtxt"
+LABELS_FILE = "labels.txt"
+MODEL_FILE = "model.onnx"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_DECISION_PREFIX = "thresher.decision/"
+
+
+def decision_key(version: int) -> str:
+    """Return the config parameter that holds a version's decision as JSON.
+
+    One config.pbtxt serves all versions of a model, and each has its own thresholds.
+    """
+    return f"{_DECISION_PREFIX}{version}"
+
+
+class ModelRepository:
+    """A folder that Triton serves and export publishes to.
+
+    Args:
+        root: The folder; made when something is published.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def names(self) -> list[str]:
+        """Return the models that have a configuration, sorted."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
+
+    def versions(self, name: str) -> list[int]:
+        """Return the versions of a model that are published, ascending.
+
+        Raises:
+            NotFoundError: If there is no such model; says which there are.
+        """
+        return sorted(self._decisions(self.read_config(name)))
+
+    def serving_version(self, name: str) -> int:
+        """Return the version that the configuration serves (the highest, if several)."""
+        return int(max(self.read_config(name).version_policy.specific.versions))
+
+    def decision(self, name: str, version: int) -> Decision:
+        """Return the decision that a published version serves.
+
+        Raises:
+            NotFoundError: If the model or version does not exist; says which do.
+        """
+        decisions = self._decisions(self.read_config(name))
+        if version not in decisions:
+            raise NotFoundError(
+                f'{self.root}: "{name}" has no version {version}; published: {sorted(decisions)}'
+            )
+        return Decision.from_json(decisions[version], where=f"{name}/{CONFIG_FILE}")
+
+    def model_file(self, name: str, version: int) -> Path:
+        """Return the path of a version's ONNX model."""
+        return self.root / name / str(version) / MODEL_FILE
+
+    def read_config(self, name: str) -> Any:
+        """Return a model's `ModelConfig` message.
+
+        Raises:
+            NotFoundError: If there is no such model; says which there are.
+            PublishError: If its config.pbtxt cannot be read.
+        """
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+
+        path = self.root / name / CONFIG_FILE
+        if not _NAME.fullmatch(name) or not path.is_file():
+            raise NotFoundError(f"{self.root}: {unknown_name('model', name, self.names())}")
+        try:
+            return text_format.Parse(
+                path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig()
+            )
+        except (text_format.ParseError, UnicodeDecodeError) as error:
+            raise PublishError(f"{path}: not a Triton configuration: {error}") from None
+
+    def publish(
+        self, name: str, version: int, files: Mapping[str, bytes], config: Any, decision: Decision
+    ) -> bool:
+        """Put a version into the repository and make it the one that serves.
+
+        Args:
+            name: Letters, digits, ``_``, ``-`` and ``.``, beginning with a letter or digit.
+            version: The version's number.
+            files: The version folder's files by name; ``model.onnx`` among them.
+            config: The `ModelConfig` message; decisions of older versions are carried over.
+            decision: What the version decides; names its labels.
+
+        Returns:
+            False where the very same model is published already and nothing had to be done.
+
+        Raises:
+            PublishError: If the name is not allowed, the version exists with another content, or
+                the disk refuses. What served before is untouched.
+        """
+        from google.protobuf import text_format
+
+        if not _NAME.fullmatch(name):
+            raise PublishError(
+                f'"{name}" cannot name a model in Triton; expected letters, digits, "_", "-" and '
+                '".", beginning with a letter or digit, at most 128'
+            )
+        if version < 1:
+            raise PublishError(f"version {version} of {name}: Triton's versions begin at 1")
+        try:
+            with self._staging(name) as staging:
+                target = self.root / name / str(version)
+                known = self._published(name)
+                same = target.is_dir() and _digest(files[MODEL_FILE]) == _digest_of(target)
+                merged = type(config)()
+                merged.CopyFrom(config)
+                for other, text in known.items():
+                    if other != version and (self.root / name / str(other)).is_dir():
+                        merged.parameters[decision_key(other)].string_value = text
+                text = text_format.MessageToString(merged, as_utf8=True)
+                if same and self._config_text(name) == text:
+                    return False
+                if target.exists() and not same:
+                    if version in known:
+                        raise PublishError(
+                            f"{target} is published with another content; a version number is "
+                            "never used again. Register a new version and export that"
+                        )
+                    shutil.rmtree(target)  # what a publisher that died left behind
+                if not same:
+                    _write_folder(staging / "version", files)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (staging / "version").rename(target)
+                    _sync_folder(target.parent)
+                labels = "".join(f"{label}\n" for label in map(_one_line, decision.labels))
+                for file, content in ((LABELS_FILE, labels), (CONFIG_FILE, text)):
+                    _write(staging / file, content.encode())
+                    (staging / file).replace(target.parent / file)
+                _sync_folder(target.parent)
+        except OSError as error:
+            where = error.filename or self.root
+            raise PublishError(
+                f"{where}: {error.strerror}; version {version} of {name} was not published"
+            ) from None
+        return True
+
+    def _published(self, name: str) -> dict[int, str]:
+        """Return the decisions in a model's configuration, none where it has no configuration."""
+        try:
+            return self._decisions(self.read_config(name))
+        except NotFoundError:
+            return {}
+
+    def _config_text(self, name: str) -> str:
+        path = self.root / name / CONFIG_FILE
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    @staticmethod
+    def _decisions(config: Any) -> dict[int, str]:
+        return {
+            int(key.removeprefix(_DECISION_PREFIX)): value.string_value
+            for key, value in config.parameters.items()
+            if key.startswith(_DECISION_PREFIX)
+        }
+
+    @contextlib.contextmanager
+    def _staging(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder on the repository's file system; one publisher at a time."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        staging = self.root.parent / f".{self.root.name}.staging"
+        staging.mkdir(exist_ok=True)
+        with filelock.FileLock(staging / f"{name}.lock"):
+            for left in staging.glob(f"{name}-*"):  # under the lock: nobody's but a dead one's
+                shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=staging))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _one_line(label: str) -> str:
+    """Return a label as one line: Triton's label file has one a line and no escapes."""
+    return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(version_folder: Path) -> str:
+    path = version_folder / MODEL_FILE
+    return _digest(path.read_bytes()) if path.is_file() else ""
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, content in files.items():
+        _write(folder / name, content)
+    _sync_folder(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

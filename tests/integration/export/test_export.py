@@ -1,0 +1,224 @@
+"""A registered version to a published one, with a real MLflow store and real ONNX Runtime."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from support.fixtures import LogVersion
+from support.weather import DECISION, LABELS, Weather
+
+from thresher import Decision
+from thresher.errors import ConversionError, NotFoundError, ParityError, PublishError
+from thresher.repository import ModelRepository
+from thresher_export import export_version, read_decision
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_published_model_decides_as_torch_and_explains_itself(
+    log_version: LogVersion, store: Path
+) -> None:
+    version = log_version()
+    repository = ModelRepository(store / "models")
+    done = export_version("models:/weather@candidate", repository=repository)
+
+    assert done.is_new
+    assert done.folder == store / "models" / "weather" / "1"
+    assert files_below(store / "models") == {
+        "weather/config.pbtxt",
+        "weather/labels.txt",
+        "weather/1/model.onnx",
+        "weather/1/parity.json",
+    }
+    model = onnx.load(done.folder / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.ir_version, model.opset_import[0].version) == (10, 20)
+    assert [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim][0] == "batch"
+    assert read_decision(model) == DECISION
+
+    split = version.evaluation("test")
+    session = ort.InferenceSession(done.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    probabilities, labels, logits = session.run(None, dict(split.inputs))
+    expected_p, expected_y = DECISION.apply(split.logits_NL)
+    np.testing.assert_allclose(logits, split.logits_NL, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(probabilities, expected_p, atol=1e-6)
+    np.testing.assert_array_equal(labels, expected_y)
+    np.testing.assert_array_equal(labels, probabilities >= DECISION.thresholds)
+    assert (store / "models/weather/labels.txt").read_text().split() == list(LABELS)
+    assert json.loads((done.folder / "parity.json").read_text())["ok"]
+
+
+def test_configuration_is_complete_and_carries_the_decision(
+    log_version: LogVersion, store: Path
+) -> None:
+    log_version()
+    repository = ModelRepository(store / "models")
+    export_version("models:/weather/1", repository=repository)
+    config = repository.read_config("weather")
+    assert config.max_batch_size == 64
+    assert [(i.name, list(i.dims)) for i in config.input] == [("features", [6])]
+    assert [(o.name, list(o.dims)) for o in config.output] == [
+        ("probabilities", [4]),
+        ("labels", [4]),
+        ("logits", [4]),
+    ]
+    assert list(config.version_policy.specific.versions) == [1]
+    assert repository.decision("weather", 1) == DECISION
+
+
+def test_second_version_serves_and_first_keeps_its_decision(
+    log_version: LogVersion, store: Path
+) -> None:
+    log_version()
+    other = Decision(labels=LABELS, thresholds=[0.1, 0.2, 0.3, 0.4])
+    log_version(decision=other)
+    repository = ModelRepository(store / "models")
+    export_version("models:/weather/1", repository=repository)
+    export_version("models:/weather/2", repository=repository)
+    assert repository.versions("weather") == [1, 2]
+    assert repository.serving_version("weather") == 2
+    assert repository.decision("weather", 1) == DECISION
+    assert repository.decision("weather", 2) == other
+
+
+def test_exporting_the_same_version_twice_changes_nothing(log_version: LogVersion, store: Path) -> None:
+    log_version()
+    repository = ModelRepository(store / "models")
+    export_version("models:/weather/1", repository=repository)
+    times = {p: p.stat().st_mtime_ns for p in (store / "models").rglob("*")}
+    again = export_version("models:/weather/1", repository=repository)
+    assert not again.is_new
+    assert {p: p.stat().st_mtime_ns for p in (store / "models").rglob("*")} == times
+
+
+def test_version_number_is_never_used_for_another_model(log_version: LogVersion, store: Path) -> None:
+    log_version()
+    repository = ModelRepository(store / "models")
+    export_version("models:/weather/1", repository=repository)
+    path = repository.model_file("weather", 1)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(PublishError, match="never used again"):
+        export_version("models:/weather/1", repository=repository)
+
+
+
+def swap_two_labels(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == "body.4.bias":
+            values = onnx.numpy_helper.to_array(tensor)[[1, 0, 2, 3]]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        if tensor.name == "body.4.weight":
+            values = onnx.numpy_helper.to_array(tensor)[[1, 0, 2, 3]]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def move_a_threshold(model: onnx.ModelProto) -> None:
+    (tensor,) = [t for t in model.graph.initializer if t.name == "thresher.thresholds"]
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[2] += np.float32(1e-3)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def move_a_threshold_by_one_bit(model: onnx.ModelProto) -> None:
+    (tensor,) = [t for t in model.graph.initializer if t.name == "thresher.thresholds"]
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[1] = np.nextafter(values[1], np.float32(1))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def apply_sigmoid_twice(model: onnx.ModelProto) -> None:
+    (node,) = [n for n in model.graph.node if n.op_type == "Sigmoid"]
+    at = list(model.graph.node).index(node)
+    first = onnx.helper.make_node("Sigmoid", [node.input[0]], ["once"])
+    node.input[0] = "once"
+    model.graph.node.insert(at, first)
+
+
+def nudge_a_weight(model: onnx.ModelProto) -> None:
+    (tensor,) = [t for t in model.graph.initializer if t.name == "body.4.weight"]
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0, 0] += np.float32(0.02)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (swap_two_labels, ['label "sun"', "decisions flip", "row"]),
+        (move_a_threshold, ['label "fog"', "threshold 0.61", "head"]),
+        (move_a_threshold_by_one_bit, ['label "rain"', "threshold 0.3", "head"]),
+        (apply_sigmoid_twice, ["probabilities differ", "row"]),
+        (nudge_a_weight, ["logits differ", 'label "sun"']),
+    ],
+)
+def test_wrong_model_fails_parity_and_nothing_is_published(
+    log_version: LogVersion,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: object,
+    words: list[str],
+) -> None:
+    """The conversion is spoiled between the head and the gate, as a bug in either would."""
+    from thresher_export import pipeline
+
+    log_version()
+    append = pipeline.append_decision_head
+
+    def spoiled(model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+        result = append(model, decision)
+        spoil(result)  # type: ignore[operator]
+        return result
+
+    monkeypatch.setattr(pipeline, "append_decision_head", spoiled)
+    with pytest.raises(ParityError) as error:
+        export_version("models:/weather/1", repository=ModelRepository(store / "models"))
+    for word in words:
+        assert word in str(error.value)
+    assert not (store / "models").exists()
+
+
+def test_frozen_batch_axis_is_refused(log_version: LogVersion, store: Path) -> None:
+    log_version(frozen_batch=True)
+    with pytest.raises(ConversionError, match="batch axis is frozen"):
+        export_version("models:/weather/1", repository=ModelRepository(store / "models"))
+    assert not (store / "models").exists()
+
+
+class EndsInSigmoid(Weather):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(super().forward(features))
+
+
+def test_network_that_ends_in_a_sigmoid_is_refused(log_version: LogVersion, store: Path) -> None:
+    log_version(EndsInSigmoid())
+    with pytest.raises(ConversionError, match="ends in Sigmoid"):
+        export_version("models:/weather/1", repository=ModelRepository(store / "models"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("models:/wether@candidate", 'did you mean "weather"'),
+        ("models:/weather/7", "has versions [1]"),
+        ("models:/weather@champion", "aliases candidate -> 1"),
+        ("weather", "expected models:/NAME/VERSION"),
+    ],
+)
+def test_unknown_version_says_what_there_is(log_version: LogVersion, uri: str, words: str) -> None:
+    log_version()
+    with pytest.raises(NotFoundError) as error:
+        export_version(uri, repository=None)
+    assert words in str(error.value)
+
+
+def test_repository_that_cannot_be_written_names_the_place(log_version: LogVersion, store: Path) -> None:
+    log_version()
+    (store / "models").write_text("a file, not a folder")
+    with pytest.raises(PublishError, match="models"):
+        export_version("models:/weather/1", repository=ModelRepository(store / "models"))
