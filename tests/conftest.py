@@ -3,8 +3,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.fixtures import LogVersion
 
+from support.fixtures import LogVersion
 from thresher.registry import connect
 
 

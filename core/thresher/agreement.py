@@ -39,9 +39,7 @@ class Outputs:
     def of_logits(cls, logits_NL: FloatArray, decision: Decision) -> Outputs:
         """Return the reference: the decision applied to logits in NumPy."""
         probabilities_NL, labels_NL = decision.apply(logits_NL)
-        return cls(
-            probabilities_NL=probabilities_NL, labels_NL=labels_NL, logits_NL=logits_NL
-        )
+        return cls(probabilities_NL=probabilities_NL, labels_NL=labels_NL, logits_NL=logits_NL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +76,7 @@ class Deviation:
         if not (self.num_beyond or self.num_nonfinite):
             return None
         return (
-            f'{self.output} differ beyond tolerance in {self.num_beyond + self.num_nonfinite} '
+            f"{self.output} differ beyond tolerance in {self.num_beyond + self.num_nonfinite} "
             f'values; worst: row {self.row}, label "{self.label}": '
             f"reference {self.reference:.9g}, got {self.got:.9g}"
         )

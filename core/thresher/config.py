@@ -2,7 +2,7 @@
 
 A section of the file is a dataclass, a key is a field, a missing key takes the field's default.
 What a field may hold follows from its annotation: ``bool``, ``int``, ``float``, ``str``,
-``Literal[...]``, another dataclass, ``tuple[T, ...]``, ``dict[str, Any]``, or any of them ``| None``.
+``Literal[...]``, another dataclass, ``tuple[T, ...]``, ``dict[str, Any]``, or any ``| None``.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def from_mapping(mapping: Mapping[str, Any], cls: type[T], *, where: str, prefix
     for key, value in mapping.items():
         dotted = f"{prefix}{key}"
         if key not in fields:
-            raise ConfigError(f"{where}: {unknown_name('key', dotted, (prefix + f for f in fields))}")
+            raise ConfigError(
+                f"{where}: {unknown_name('key', dotted, (prefix + f for f in fields))}"
+            )
         values[key] = _convert(value, hints[key], where=where, dotted=dotted)
     for key, field in fields.items():
         required = (

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thresher.errors import DecisionError, NotFoundError
+from thresher.errors import DecisionError, NotFoundError, unknown_name
 
 __all__ = ["Decision", "FloatArray", "sigmoid"]
 
@@ -102,12 +102,16 @@ class Decision:
             "scale": _per_label("scale", np.ones(n) if scale is None else scale, names),
             "bias": _per_label("bias", np.zeros(n) if bias is None else bias, names),
         }
-        _check_range("thresholds", arrays["thresholds"], names, low=0.0, high=1.0)
-        if not (arrays["scale"] > 0).all():
-            at = int(np.flatnonzero(~(arrays["scale"] > 0))[0])
-            raise DecisionError(
-                f'scale of label "{names[at]}" is {arrays["scale"][at]}, expected a number above 0'
-            )
+        legal = {
+            "thresholds": ((arrays["thresholds"] >= 0) & (arrays["thresholds"] <= 1), "in [0, 1]"),
+            "scale": (arrays["scale"] > 0, "above 0"),
+        }
+        for what, (is_legal_L, expected) in legal.items():
+            if not is_legal_L.all():
+                at = int(np.argmin(is_legal_L))
+                raise DecisionError(
+                    f'{what} of label "{names[at]}" is {arrays[what][at]}, expected {expected}'
+                )
         object.__setattr__(self, "labels", names)
         for key, value in arrays.items():
             value.setflags(write=False)
@@ -140,8 +144,6 @@ class Decision:
         Raises:
             NotFoundError: If there is no such label; the nearest names are listed.
         """
-        from thresher.errors import unknown_name
-
         if label not in self.labels:
             raise NotFoundError(unknown_name("label", label, self.labels))
         return self.labels.index(label)
@@ -257,15 +259,3 @@ def _per_label(what: str, values: npt.ArrayLike, labels: tuple[str, ...]) -> Flo
         at = int(np.flatnonzero(~np.isfinite(array))[0])
         raise DecisionError(f'{what} of label "{labels[at]}" is {array[at]}, expected a number')
     return array
-
-
-def _check_range(
-    what: str, values_L: FloatArray, labels: tuple[str, ...], *, low: float, high: float
-) -> None:
-    outside = np.flatnonzero((values_L < low) | (values_L > high))
-    if outside.size:
-        at = int(outside[0])
-        raise DecisionError(
-            f'{what} of label "{labels[at]}" is {values_L[at]}, expected a number in '
-            f"[{low:g}, {high:g}]"
-        )

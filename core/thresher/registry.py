@@ -8,12 +8,12 @@ A version carries the logits model (``pt2``, in its MLflow model), and in the ar
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from thresher.decision import Decision
@@ -28,11 +28,9 @@ EVALUATION_FOLDER = "evaluation"
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
 
-def connect() -> ModuleType:
+def connect() -> Any:
     """Return the ``mlflow`` module, quiet: no usage telemetry, no chatter about migrations."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import logging
-
     import mlflow
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):

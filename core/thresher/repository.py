@@ -15,7 +15,6 @@ Source: Triton's model repository and model configuration documents, release 24.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -129,51 +128,61 @@ class ModelRepository:
             PublishError: If the name is not allowed, the version exists with another content, or
                 the disk refuses. What served before is untouched.
         """
-        from google.protobuf import text_format
-
         if not _NAME.fullmatch(name):
             raise PublishError(
                 f'"{name}" cannot name a model in Triton; expected letters, digits, "_", "-" and '
                 '".", beginning with a letter or digit, at most 128'
             )
-        if version < 1:
-            raise PublishError(f"version {version} of {name}: Triton's versions begin at 1")
         try:
             with self._staging(name) as staging:
-                target = self.root / name / str(version)
-                known = self._published(name)
-                same = target.is_dir() and _digest(files[MODEL_FILE]) == _digest_of(target)
-                merged = type(config)()
-                merged.CopyFrom(config)
-                for other, text in known.items():
-                    if other != version and (self.root / name / str(other)).is_dir():
-                        merged.parameters[decision_key(other)].string_value = text
-                text = text_format.MessageToString(merged, as_utf8=True)
+                text = self._with_older_decisions(name, version, config)
+                same = self._is_same(name, version, files)
                 if same and self._config_text(name) == text:
                     return False
-                if target.exists() and not same:
-                    if version in known:
-                        raise PublishError(
-                            f"{target} is published with another content; a version number is "
-                            "never used again. Register a new version and export that"
-                        )
-                    shutil.rmtree(target)  # what a publisher that died left behind
+                folder = self.root / name
                 if not same:
                     _write_folder(staging / "version", files)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    (staging / "version").rename(target)
-                    _sync_folder(target.parent)
-                labels = "".join(f"{label}\n" for label in map(_one_line, decision.labels))
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (staging / "version").rename(folder / str(version))
+                    _sync_folder(folder)
+                labels = "".join(f"{_one_line(label)}\n" for label in decision.labels)
                 for file, content in ((LABELS_FILE, labels), (CONFIG_FILE, text)):
                     _write(staging / file, content.encode())
-                    (staging / file).replace(target.parent / file)
-                _sync_folder(target.parent)
+                    (staging / file).replace(folder / file)
+                _sync_folder(folder)
         except OSError as error:
             where = error.filename or self.root
             raise PublishError(
                 f"{where}: {error.strerror}; version {version} of {name} was not published"
             ) from None
         return True
+
+    def _is_same(self, name: str, version: int, files: Mapping[str, bytes]) -> bool:
+        """Return whether this very model is there; clear what a publisher that died left behind."""
+        folder = self.root / name / str(version)
+        if not folder.exists():
+            return False
+        path = folder / MODEL_FILE
+        if path.is_file() and path.read_bytes() == files[MODEL_FILE]:
+            return True
+        if version in self._published(name):
+            raise PublishError(
+                f"{folder} is published with another content; a version number is never used "
+                "again. Register a new version and export that"
+            )
+        shutil.rmtree(folder)
+        return False
+
+    def _with_older_decisions(self, name: str, version: int, config: Any) -> str:
+        """Return the configuration as text, with the decisions of the versions that stay."""
+        from google.protobuf import text_format
+
+        merged = type(config)()
+        merged.CopyFrom(config)
+        for other, text in self._published(name).items():
+            if other != version and (self.root / name / str(other)).is_dir():
+                merged.parameters[decision_key(other)].string_value = text
+        return str(text_format.MessageToString(merged, as_utf8=True))
 
     def _published(self, name: str) -> dict[int, str]:
         """Return the decisions in a model's configuration, none where it has no configuration."""
@@ -213,15 +222,6 @@ class ModelRepository:
 def _one_line(label: str) -> str:
     """Return a label as one line: Triton's label file has one a line and no escapes."""
     return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _digest_of(version_folder: Path) -> str:
-    path = version_folder / MODEL_FILE
-    return _digest(path.read_bytes()) if path.is_file() else ""
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

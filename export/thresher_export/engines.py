@@ -44,7 +44,9 @@ def torch_logits(
 
     def run(batch: dict[str, npt.NDArray[Any]]) -> FloatArray:
         with torch.no_grad():
-            logits: FloatArray = module(*(torch.from_numpy(batch[n]) for n in names)).float().numpy()
+            logits: FloatArray = (
+                module(*(torch.from_numpy(batch[n]) for n in names)).float().numpy()
+            )
         return logits
 
     try:

@@ -65,9 +65,7 @@ def append_decision_head(model: onnx.ModelProto, decision: Decision) -> onnx.Mod
         score = _add(graph, "Add", [score, _constant(graph, "bias", decision.bias)], "calibrated")
     probabilities = _add(graph, "Sigmoid", [score], "probabilities")
     thresholds = _constant(graph, "thresholds", decision.thresholds)
-    labels = _add(
-        graph, "GreaterOrEqual", [probabilities, thresholds], "labels", ir.DataType.BOOL
-    )
+    labels = _add(graph, "GreaterOrEqual", [probabilities, thresholds], "labels", ir.DataType.BOOL)
     graph.outputs.clear()
     graph.outputs.extend([probabilities, labels, logits])
     built.metadata_props[DECISION_KEY] = decision.to_json()
@@ -118,7 +116,10 @@ def _logits_of(model: ir.Model, decision: Decision) -> ir.Value:
 def _constant(graph: ir.Graph, name: str, values_L: FloatArray) -> ir.Value:
     tensor = ir.tensor(np.ascontiguousarray(values_L), name=f"{_PREFIX}{name}")
     value = ir.Value(
-        name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=tensor.name,
+        shape=ir.Shape(values_L.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

@@ -7,8 +7,8 @@ Three kinds of evidence:
 - **Training.** The logits that training logged, on which the thresholds were chosen, against what
   the logged program gives now.
 - **Head.** The head cut out of the model and fed logits that lie around each threshold, down to
-  neighbouring float32 values, against the decision in NumPy: a threshold that is off shows here even
-  where no row lies near it.
+  neighbouring float32 values, against the decision in NumPy: a threshold that is off shows here,
+  even where no row lies near it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ def prove_parity(
                     engine.run(split.rows(rows), batch_size=batch_size),  # noqa: B023
                 ),
             )
-    check("head: decision in NumPy = ONNX Runtime around each threshold", lambda: _head(model, decision))
+    check(
+        "head: decision in NumPy = ONNX Runtime around each threshold",
+        lambda: _head(model, decision),
+    )
     return ParityReport(checks=tuple(checks))
 
 
@@ -167,13 +170,16 @@ def logits_around_thresholds(decision: Decision) -> FloatArray:
     offsets_KL = np.concatenate(
         [
             np.arange(-8, 9)[:, None] * step_L,
-            np.repeat([[s * d] for d in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1) for s in (-1, 1)],
-                      decision.num_labels, axis=1),
+            np.repeat(
+                [[s * d] for d in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1) for s in (-1, 1)],
+                decision.num_labels,
+                axis=1,
+            ),
         ]
     )
     p_KL = np.clip(thresholds_L + offsets_KL, 1e-37, 1 - 1e-9)
     logits_KL = (np.log(p_KL) - np.log1p(-p_KL) - decision.bias) / decision.scale
     ends = np.array([0, 1e-40, 1, -1, 16.7, -16.7, 200, -200, np.inf, -np.inf, np.nan])
-    return np.concatenate([logits_KL, np.repeat(ends[:, None], decision.num_labels, axis=1)]).astype(
-        np.float32
-    )
+    return np.concatenate(
+        [logits_KL, np.repeat(ends[:, None], decision.num_labels, axis=1)]
+    ).astype(np.float32)

@@ -75,7 +75,9 @@ def export_version(
     program = load_program(version.model_folder() / "data" / "model.pt2")
     model = append_decision_head(ir.to_proto(convert(program)), decision)
     if model.ByteSize() > _MAX_PROTOBUF_BYTES:
-        raise PublishError(f"{version.uri}: the ONNX model is above 2 GB, which one file cannot hold")
+        raise PublishError(
+            f"{version.uri}: the ONNX model is above 2 GB, which one file cannot hold"
+        )
     report = prove_parity(
         program,
         model,

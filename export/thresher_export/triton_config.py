@@ -99,9 +99,7 @@ def build_config(
         )
     config.version_policy.specific.versions.append(version)
     config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
-    config.instance_group.add(
-        kind=pb.ModelInstanceGroup.KIND_AUTO, count=options.instance_count
-    )
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=options.instance_count)
     if model.ByteSize() < _SMALL_MODEL_BYTES:
         # more threads than one slow a small network down as soon as requests come side by side
         config.parameters["intra_op_thread_count"].string_value = "1"
@@ -110,7 +108,9 @@ def build_config(
 
 
 def _type_of(value: onnx.ValueInfoProto) -> str:
-    element = value.type.tensor_type.elem_type
+    element = TensorProto.DataType.Value(
+        TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    )
     if element not in _TYPES:
         raise ConversionError(
             f'"{value.name}" has type {TensorProto.DataType.Name(element)}, which Triton lacks'

@@ -1,1 +1,73 @@
-"""The command line."""
+"""`thresher`, the command line; a command's stage is imported when the command runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from typing import Any
+
+import click
+
+from thresher.cli.export import export, verify
+from thresher.cli.serve import predict, runtime, serve, stop
+from thresher.cli.train import train, ui
+from thresher.errors import MissingExtraError, ThresherError
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Turns what a user can mend into one message and exit code 1, in the order of the work."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- Click's signature
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ThresherError as error:
+            raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:
+            missing = _missing_extra(error, ctx.invoked_subcommand or "")
+            if missing is None:
+                raise
+            raise click.ClickException(str(missing)) from None
+
+
+def _missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraError | None:
+    """Return what to install when a package of an extra is missing; None for our own bugs."""
+    module = (error.name or "").partition(".")[0]
+    package = {"sklearn": "scikit-learn", "PIL": "pillow", "onnx_ir": "onnxscript"}.get(
+        module, module
+    )
+    extras = []
+    for requirement in importlib.metadata.requires("thresher") or ():
+        name = re.match(r"[A-Za-z0-9_-]+", requirement)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if name and extra and name[0].removesuffix("-gpu") == package:
+            extras.append(extra[1])
+    if not extras:
+        return None
+    return MissingExtraError(
+        f"`thresher {command}` needs {package}, which is not installed. "
+        f"Run: pip install 'thresher[{extras[0]}]' (or 'thresher[all]')"
+    )
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="thresher")
+def main() -> None:
+    r"""Take a multi-label network from training to Triton; serve what was validated.
+
+    \b
+    thresher train training/recipes/digits.toml
+    thresher export models:/digits@candidate
+    thresher serve --background
+    thresher predict digits examples/digits/*.png
+    thresher verify digits --over-the-wire
+    thresher stop
+    """
+
+
+for _command in (train, export, serve, predict, verify, stop, ui, runtime):
+    main.add_command(_command)

@@ -8,9 +8,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+
 from support.fixtures import LogVersion
 from support.weather import DECISION, LABELS, Weather
-
 from thresher import Decision
 from thresher.errors import ConversionError, NotFoundError, ParityError, PublishError
 from thresher.repository import ModelRepository
@@ -39,7 +39,7 @@ def test_published_model_decides_as_torch_and_explains_itself(
     model = onnx.load(done.folder / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, model.opset_import[0].version) == (10, 20)
-    assert [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim][0] == "batch"
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert read_decision(model) == DECISION
 
     split = version.evaluation("test")
@@ -87,7 +87,9 @@ def test_second_version_serves_and_first_keeps_its_decision(
     assert repository.decision("weather", 2) == other
 
 
-def test_exporting_the_same_version_twice_changes_nothing(log_version: LogVersion, store: Path) -> None:
+def test_exporting_the_same_version_twice_changes_nothing(
+    log_version: LogVersion, store: Path
+) -> None:
     log_version()
     repository = ModelRepository(store / "models")
     export_version("models:/weather/1", repository=repository)
@@ -97,7 +99,9 @@ def test_exporting_the_same_version_twice_changes_nothing(log_version: LogVersio
     assert {p: p.stat().st_mtime_ns for p in (store / "models").rglob("*")} == times
 
 
-def test_version_number_is_never_used_for_another_model(log_version: LogVersion, store: Path) -> None:
+def test_version_number_is_never_used_for_another_model(
+    log_version: LogVersion, store: Path
+) -> None:
     log_version()
     repository = ModelRepository(store / "models")
     export_version("models:/weather/1", repository=repository)
@@ -105,7 +109,6 @@ def test_version_number_is_never_used_for_another_model(log_version: LogVersion,
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(PublishError, match="never used again"):
         export_version("models:/weather/1", repository=repository)
-
 
 
 def swap_two_labels(model: onnx.ModelProto) -> None:
@@ -217,7 +220,9 @@ def test_unknown_version_says_what_there_is(log_version: LogVersion, uri: str, w
     assert words in str(error.value)
 
 
-def test_repository_that_cannot_be_written_names_the_place(log_version: LogVersion, store: Path) -> None:
+def test_repository_that_cannot_be_written_names_the_place(
+    log_version: LogVersion, store: Path
+) -> None:
     log_version()
     (store / "models").write_text("a file, not a folder")
     with pytest.raises(PublishError, match="models"):

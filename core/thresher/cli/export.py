@@ -1,0 +1,238 @@
+"""`thresher export` and `thresher verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thresher.cli.options import json_option, repository_option, server_option
+from thresher.cli.output import print_json, print_table, say, steps
+
+__all__ = ["export", "verify"]
+
+
+@click.command()
+@click.argument("model_uri")
+@repository_option
+@click.option("--no-publish", is_flag=True, help="Convert and prove parity, publish nothing.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Largest batch that Triton puts together or takes.",
+)
+@json_option
+def export(
+    model_uri: str, repository: Path, no_publish: bool, max_batch_size: int, as_json: bool
+) -> None:
+    """Convert a registered version to ONNX with its decision head, prove parity, publish it.
+
+    MODEL_URI is models:/NAME/VERSION or models:/NAME@ALIAS. Where ONNX Runtime does not decide as
+    torch does, nothing is published and the exit code is 1.
+
+    Example: thresher export models:/digits@candidate
+    """
+    from thresher.repository import ModelRepository
+    from thresher_export import TritonOptions, export_version
+
+    with steps() as show:
+        done = export_version(
+            model_uri,
+            repository=None if no_publish else ModelRepository(repository),
+            options=TritonOptions(max_batch_size=max_batch_size),
+            progress=show,
+        )
+    version = done.version
+    if as_json:
+        print_json(
+            {
+                "name": version.name,
+                "version": version.version,
+                "folder": str(done.folder) if done.folder else None,
+                "is_new": done.is_new,
+                "parity": done.report.to_dict(),
+            }
+        )
+        return
+    print_table(
+        f"Parity of {version.uri}",
+        ["comparison", "#rows", "#largest difference in logits", "#in probabilities", "#flips"],
+        [
+            [
+                check.name,
+                f"{check.agreement.num_rows:,}",
+                _difference(check.agreement.max_abs("logits")),
+                _difference(check.agreement.max_abs("probabilities")),
+                str(check.agreement.num_flips),
+            ]
+            for check in done.report.checks
+        ],
+    )
+    if done.folder is None:
+        click.echo(f"{version.uri} passes; nothing was published, as asked")
+        return
+    verb = "Published" if done.is_new else "Was published already:"
+    click.echo(f"{verb} {version.uri} in {_shown(done.folder)}")
+    say("Next: thresher serve --background")
+
+
+@click.command()
+@click.argument("model")
+@repository_option
+@server_option
+@click.option("--over-the-wire", is_flag=True, help="Ask the running Triton server too.")
+@click.option(
+    "--split",
+    "split_name",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Which rows of the run are used: all of this split.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Save a sheet of pictures with true and answered labels, and log it to the MLflow run.",
+)
+@json_option
+def verify(
+    model: str,
+    repository: Path,
+    server: str | None,
+    over_the_wire: bool,
+    split_name: str,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare torch, ONNX Runtime and Triton, decision by decision, on a whole split.
+
+    MODEL is NAME (the version that serves), NAME/VERSION or a model URI; it must be published.
+    Exit code 1 where the engines do not agree.
+
+    Example: thresher verify digits --over-the-wire
+    """
+    from thresher.errors import ParityError
+    from thresher.repository import ModelRepository
+    from thresher_export.verify import verify_version
+
+    published = ModelRepository(repository)
+    name, version = _which(model, published)
+    engines = {"Triton": _triton(server, name, version)} if over_the_wire else {}
+    with steps() as show:
+        outcome = verify_version(
+            name, version, published, split_name=split_name, engines=engines, progress=show
+        )
+        if picture:
+            show(f"Drawing {picture}")
+            _draw(outcome, picture)
+    if as_json:
+        print_json(outcome.to_dict())
+    else:
+        rows, labels = outcome.split.targets_NL.shape
+        print_table(
+            f"{name} version {version}: {rows:,} rows x {labels} labels of the {split_name} split",
+            [
+                "engines",
+                "#largest difference in logits",
+                "#in probabilities",
+                "#decisions",
+                "#flips",
+            ],
+            [
+                [
+                    f"{a} = {b}",
+                    _difference(agreement.max_abs("logits")),
+                    _difference(agreement.max_abs("probabilities")),
+                    f"{rows * labels:,}",
+                    str(agreement.num_flips),
+                ]
+                for (a, b), agreement in outcome.agreements.items()
+            ],
+        )
+    problems = outcome.problems()
+    if problems:
+        listing = "\n  ".join(problems)
+        raise ParityError(f"{name}/{version}: the engines do not agree:\n  {listing}")
+    if not as_json:
+        click.echo(f"{' = '.join(outcome.outputs)}, decision by decision.")
+        if picture:
+            click.echo(f"Picture: {_shown(picture)} (also in the MLflow run, under pictures/)")
+
+
+def _which(model: str, repository: Any) -> tuple[str, int]:
+    """Return name and version of NAME, NAME/VERSION or a model URI."""
+    from thresher.errors import NotFoundError
+    from thresher.registry import resolve
+
+    if model.startswith("models:/"):
+        found = resolve(model)
+        return found.name, found.version
+    name, slash, version = model.partition("/")
+    if not slash:
+        return name, repository.serving_version(name)
+    if not version.isdigit():
+        raise NotFoundError(f'"{model}": expected NAME or NAME/VERSION, such as digits/3')
+    return name, int(version)
+
+
+def _triton(server: str | None, name: str, version: int) -> Any:
+    """Return an engine that asks the server; what it lacks is said before anything is run."""
+    from thresher.agreement import Outputs
+    from thresher.cli.serve import connect
+    from thresher_serving import Client
+
+    address = connect(server)
+    with Client(address) as client:
+        client.metadata(name, version)
+
+    def ask(inputs: Any) -> Outputs:
+        with Client(address) as client:
+            answer = client.predict(
+                name, inputs, version=version, outputs=("probabilities", "labels", "logits")
+            )
+        return Outputs(
+            probabilities_NL=answer.probabilities, labels_NL=answer.labels, logits_NL=answer.logits
+        )
+
+    return ask
+
+
+def _draw(outcome: Any, path: Path) -> None:
+    """Save a sheet of pictures with what the last engine answered, and log it to the run."""
+    from thresher.errors import DataError
+    from thresher.registry import connect
+    from thresher_training import choose_pictures, picture_sheet
+
+    split = outcome.split
+    images = next(iter(split.inputs.values()))
+    if len(split.inputs) != 1 or images.ndim != 4:
+        raise DataError(f"--picture: {outcome.version.name} takes no pictures")
+    names = outcome.version.decision().labels
+    engine = list(outcome.outputs)[-1]
+    answered_NL = outcome.outputs[engine].labels_NL
+    true_NL = split.targets_NL > 0.5
+    rows = choose_pictures(true_NL, answered_NL, count=24)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture_sheet(
+        images[rows],
+        [[names[k] for k in true_NL[row].nonzero()[0]] for row in rows],
+        [[names[k] for k in answered_NL[row].nonzero()[0]] for row in rows],
+        path,
+        f"{outcome.version.name} version {outcome.version.version}, answered by {engine}",
+    )
+    connect().MlflowClient().log_artifact(outcome.version.run_id, str(path), "pictures")
+
+
+def _difference(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a person would type it here."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,53 @@
+"""What commands print: data to stdout, progress and logs to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+
+__all__ = ["print_json", "print_table", "say", "steps"]
+
+
+def say(text: str) -> None:
+    """Print a line for the person at the terminal (stderr)."""
+    click.echo(text, err=True)
+
+
+def print_json(content: Any) -> None:
+    """Print data for a machine (stdout)."""
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table (stdout); a cell may hold Rich markup, columns that begin with # go right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        numeric = column.startswith("#")
+        table.add_column(column.removeprefix("#"), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows the step in progress: a spinner in a terminal, else lines."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
+    with console.status("") as status:
+
+        def show(text: str) -> None:
+            status.update(text.replace("[", r"\["))
+
+        yield show

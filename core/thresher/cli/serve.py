@@ -1,0 +1,228 @@
+"""`thresher serve`, `stop`, `predict` and `runtime`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from thresher.cli.options import json_option, repository_option, server_option
+from thresher.cli.output import print_json, print_table, say, steps
+from thresher.errors import ServerError
+
+__all__ = ["connect", "predict", "runtime", "serve", "stop"]
+
+
+def connect(server: str | None) -> str:
+    """Return the gRPC address to ask: the given one, else that of the server started here.
+
+    Raises:
+        ServerError: If none is given and none runs.
+    """
+    from thresher_serving import running_server
+
+    if server:
+        return server
+    running = running_server()
+    if running is None:
+        raise ServerError(
+            "no Triton server was started in this folder. Run: thresher serve --background, "
+            "or give --server HOST:PORT"
+        )
+    return running.grpc_url
+
+
+@click.command()
+@repository_option
+@click.option("--background", is_flag=True, help="Return as soon as it is ready.")
+@click.option("--grpc-port", default=8001, show_default=True, help="0 takes a free one.")
+@click.option("--http-port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--metrics-port", default=8002, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option(
+    "--tritonserver",
+    type=click.Path(path_type=Path),
+    help="A Triton server to use; by default TRITONSERVER, then /opt/tritonserver, then the "
+    "server of the nvidia-pytriton wheel, installed at first use.",
+)
+def serve(
+    repository: Path,
+    background: bool,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    host: str,
+    tritonserver: Path | None,
+) -> None:
+    """Start NVIDIA Triton on the model repository.
+
+    Where one runs on it already, models published since are loaded into that one.
+
+    Example: thresher serve --background
+    """
+    from thresher_serving import find_runtime, running_server, start_server
+
+    running = running_server()
+    if running and background and running.repository == str(repository.resolve()):
+        from thresher.repository import ModelRepository
+
+        for name in ModelRepository(repository).names():
+            running.load_model(name)
+        click.echo(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
+        return
+    with steps() as show:
+        found = find_runtime(tritonserver, progress=show)
+        show(f"Starting Triton {found.version} ({found.kind}) on {repository}")
+        server = start_server(
+            repository,
+            runtime=found,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            host=host,
+        )
+    for problem in server.problems:
+        say(f"Warning: {problem}")
+    ready = ", ".join(f"{m.name} version {m.version}" for m in server.models if m.is_ready)
+    click.echo(f"Triton {found.version} serves {ready}")
+    click.echo(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
+    if background:
+        say(f"Log: {server.log_file}. Next: thresher predict NAME FILE..., thresher stop")
+        return
+    say("Ctrl-C stops it.")
+    server.wait()
+
+
+@click.command()
+def stop() -> None:
+    """Stop the Triton server that `thresher serve` started in this folder.
+
+    Example: thresher stop
+    """
+    from thresher_serving import stop_server
+
+    stopped = stop_server()
+    click.echo(
+        f"Stopped Triton (process {stopped.pid})" if stopped else "No Triton server is running here"
+    )
+
+
+@click.command()
+@click.argument("model")
+@click.argument(
+    "examples", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
+)
+@click.option("--model-version", type=click.IntRange(min=1), help="By default the one that serves.")
+@server_option
+@json_option
+def predict(
+    model: str,
+    examples: tuple[Path, ...],
+    model_version: int | None,
+    server: str | None,
+    as_json: bool,
+) -> None:
+    """Ask Triton about examples: pictures (PNG, JPEG) or arrays (.npy), one example a file.
+
+    True labels are shown where a metadata.csv (file_name,labels) lies beside a file.
+
+    Example: thresher predict digits examples/digits/*.png
+    """
+    import numpy as np
+
+    from thresher_serving import Client, load_example, true_labels
+
+    with Client(connect(server)) as client:
+        metadata = client.metadata(model, model_version)
+        rows = [load_example(path, metadata) for path in examples]
+        (name,) = metadata.inputs
+        answer = client.predict(model, {name: np.stack(rows)}, version=model_version)
+    truths = [true_labels(path) for path in examples]
+    if as_json:
+        print_json(
+            {
+                "model": answer.model_name,
+                "version": answer.model_version,
+                "examples": [
+                    {
+                        "file": str(path),
+                        "true": truth,
+                        "labels": [
+                            {"label": label, "probability": p, "threshold": t}
+                            for label, p, t in answer.named(row)
+                        ],
+                    }
+                    for row, (path, truth) in enumerate(zip(examples, truths, strict=True))
+                ],
+            }
+        )
+        return
+    cells = []
+    for row, (path, truth) in enumerate(zip(examples, truths, strict=True)):
+        named = answer.named(row)
+        predicted = [label for label, _, _ in named]
+        right = truth is None or sorted(truth) == sorted(predicted)
+        cells.append(
+            [
+                path.name,
+                "?" if truth is None else " ".join(truth) or "none",
+                "   ".join(f"{label} {p:.3f} (>= {t:.3f})" for label, p, t in named) or "none",
+                "" if truth is None else ("yes" if right else "[red]no[/red]"),
+            ]
+        )
+    print_table(
+        f"{answer.model_name} version {answer.model_version}",
+        ["example", "true labels", "predicted labels: probability (>= threshold)", "right"],
+        cells,
+    )
+
+
+@click.group()
+def runtime() -> None:
+    """Install, show or remove the Triton server of the nvidia-pytriton wheel."""
+
+
+@runtime.command()
+def install() -> None:
+    """Install the server now rather than at the first `thresher serve`.
+
+    Example: thresher runtime install
+    """
+    from thresher_serving import install_runtime
+
+    with steps() as show:
+        found = install_runtime(progress=show)
+    click.echo(f"Triton {found.version} is installed: {found.server}")
+
+
+@runtime.command()
+@json_option
+def info(as_json: bool) -> None:
+    """Show which Triton server `thresher serve` would start.
+
+    Example: thresher runtime info
+    """
+    from thresher_serving import runtime_info
+
+    content = runtime_info()
+    if as_json:
+        print_json(content)
+        return
+    for key, value in content.items():
+        click.echo(f"{key:18} {'-' if value is None else value}")
+
+
+@runtime.command()
+@click.option("--all", "everything", is_flag=True, help="Those of other Python versions too.")
+def remove(everything: bool) -> None:
+    """Remove the installed server from the cache folder.
+
+    Example: thresher runtime remove
+    """
+    from thresher_serving import remove_runtime
+
+    removed = remove_runtime(everything=everything)
+    for path in removed:
+        click.echo(f"Removed {path}")
+    if not removed:
+        click.echo("Nothing is installed")

@@ -1,0 +1,70 @@
+"""`thresher train` and `thresher ui`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from thresher.cli.options import json_option
+from thresher.cli.output import print_json, say
+
+__all__ = ["train", "ui"]
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, such as optimization.epochs=3. Repeatable.",
+)
+@json_option
+def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train a recipe, tune its thresholds, log to MLflow, register a version.
+
+    Example: thresher train training/recipes/digits.toml --set optimization.epochs=5
+    """
+    from thresher.config import load_toml
+    from thresher_training import Recipe
+    from thresher_training import train as train_recipe
+
+    resolved = load_toml(recipe, Recipe, overrides)
+    done = train_recipe(resolved, recipe_folder=recipe.absolute().parent)
+    if as_json:
+        print_json(
+            {
+                "name": done.name,
+                "version": done.version,
+                "uri": done.uri,
+                "run_id": done.run_id,
+                "metrics": dict(done.metrics),
+            }
+        )
+        return
+    click.echo(f"Registered {done.uri} as {done.name}@{resolved.alias}")
+    say(f"Next: thresher export models:/{done.name}@{resolved.alias}")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=5000, show_default=True, help="Port to listen on.")
+def ui(host: str, port: int) -> None:
+    """Open MLflow's own UI on the store that Thresher logs to (Ctrl-C ends it).
+
+    Example: thresher ui --port 5001
+    """
+    import os
+    import sys
+
+    from thresher.registry import connect
+
+    store = connect().get_tracking_uri()
+    if store.startswith("http"):
+        say(f"MLflow's UI is where the store is: {store}")
+        return
+    say(f"MLflow on http://{host}:{port} ({store}); Ctrl-C ends it")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606 -- an argument list, no shell
