@@ -247,7 +247,7 @@ class Decision:
 def _per_label(what: str, values: npt.ArrayLike, labels: tuple[str, ...]) -> FloatArray:
     """Return a fresh float32 [L] array, or say which labels have no value."""
     try:
-        array = np.array(values, dtype=np.float32)
+        array = np.array(values, dtype=np.float32) + np.float32(0)  # -0 is 0: one digest
     except (TypeError, ValueError):
         raise DecisionError(f"{what} must be a list of numbers, got {values!r:.80}") from None
     if array.shape != (len(labels),):

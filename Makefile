@@ -1,0 +1,30 @@
+# make demo    sets up, then runs the main job: from data to a live Triton answer
+# make test    sets up, then runs the tests
+# make lint    sets up, then checks style, types and the import contracts
+export VENV ?= .venv
+bin = $(abspath $(VENV))/bin
+
+.PHONY: setup demo test lint format clean
+
+setup:
+	@./scripts/setup.sh
+
+demo: setup
+	@$(bin)/python scripts/demo.py
+
+test: setup
+	$(bin)/python -m pytest
+
+lint: setup
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+format: setup
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+clean: # what the tool wrote while it worked; not the environment
+	rm -rf .thresher mlflow.db mlruns mlartifacts examples .model_repository.staging
+	find model_repository -mindepth 1 ! -name README.md -delete
