@@ -113,17 +113,17 @@ def prove_parity(
         logits_NL = torch_logits(program, split.inputs, batch_size=max_batch_size)
         reference = Outputs.of_logits(logits_NL, decision)
         logged = Outputs.of_logits(split.logits_NL, decision)
-        check(f"{split_name}: torch now = logits at training", lambda: (logged, reference))  # noqa: B023 -- called at once
+        check(f"{split_name}: training = torch", lambda: (logged, reference))  # noqa: B023 -- called at once
         for batch_size, rows in _batches(len(split), max_batch_size):
             check(
-                f"{split_name}: torch = ONNX Runtime, batch {batch_size}, {len(rows)} rows",
+                f"{split_name}: torch = ONNX Runtime, batch {batch_size}",
                 lambda: (  # called at once
                     Outputs.of_logits(logits_NL[rows], decision),  # noqa: B023
                     engine.run(split.rows(rows), batch_size=batch_size),  # noqa: B023
                 ),
             )
     check(
-        "head: decision in NumPy = ONNX Runtime around each threshold",
+        "around thresholds: NumPy = head",
         lambda: _head(model, decision),
     )
     return ParityReport(checks=tuple(checks))
