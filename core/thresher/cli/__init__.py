@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 from typing import Any
 
 import click
@@ -14,6 +12,17 @@ from thresher.cli.train import train, ui
 from thresher.errors import MissingExtraError, ThresherError
 
 __all__ = ["main"]
+
+_EXTRAS = {
+    "train": "train",
+    "ui": "train",
+    "export": "export",
+    "verify": "export",
+    "serve": "serve",
+    "predict": "serve",
+    "stop": "serve",
+    "runtime": "serve",
+}
 
 
 class _Commands(click.Group):
@@ -36,21 +45,11 @@ class _Commands(click.Group):
 
 def _missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraError | None:
     """Return what to install when a package of an extra is missing; None for our own bugs."""
-    module = (error.name or "").partition(".")[0]
-    package = {"sklearn": "scikit-learn", "PIL": "pillow", "onnx_ir": "onnxscript"}.get(
-        module, module
-    )
-    extras = []
-    for requirement in importlib.metadata.requires("thresher") or ():
-        name = re.match(r"[A-Za-z0-9_-]+", requirement)
-        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
-        if name and extra and name[0].removesuffix("-gpu") == package:
-            extras.append(extra[1])
-    if not extras:
+    if command not in _EXTRAS or (error.name or "thresher").startswith("thresher"):
         return None
     return MissingExtraError(
-        f"`thresher {command}` needs {package}, which is not installed. "
-        f"Run: pip install 'thresher[{extras[0]}]' (or 'thresher[all]')"
+        f"`thresher {command}` needs packages that are not installed (first missing: "
+        f"{error.name}). Run: pip install 'thresher[{_EXTRAS[command]}]', or 'thresher[all]'"
     )
 
 

@@ -58,8 +58,8 @@ def export(
         )
         return
     print_table(
-        f"Parity of {version.uri}",
-        ["comparison", "#rows", "#largest difference in logits", "#in probabilities", "#flips"],
+        f"Parity of {version.uri}: largest differences, decisions that flip",
+        ["comparison", "#rows", "#logits", "#probabilities", "#flips"],
         [
             [
                 check.name,
@@ -133,14 +133,9 @@ def verify(
     else:
         rows, labels = outcome.split.targets_NL.shape
         print_table(
-            f"{name} version {version}: {rows:,} rows x {labels} labels of the {split_name} split",
-            [
-                "engines",
-                "#largest difference in logits",
-                "#in probabilities",
-                "#decisions",
-                "#flips",
-            ],
+            f"{name} version {version}, {rows:,} rows x {labels} labels of the {split_name} split: "
+            "largest differences, decisions that flip",
+            ["engines", "#logits", "#probabilities", "#decisions", "#flips"],
             [
                 [
                     f"{a} = {b}",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from thresher.cli.options import json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps
 from thresher.errors import ServerError
+
+if TYPE_CHECKING:
+    from thresher_serving import NamedLabel
 
 __all__ = ["connect", "predict", "runtime", "serve", "stop"]
 
@@ -166,14 +171,25 @@ def predict(
             [
                 path.name,
                 "?" if truth is None else " ".join(truth) or "none",
-                "   ".join(f"{label} {p:.3f} (>= {t:.3f})" for label, p, t in named) or "none",
+                _named(named),
                 "" if truth is None else ("yes" if right else "[red]no[/red]"),
             ]
         )
     print_table(
         f"{answer.model_name} version {answer.model_version}",
-        ["example", "true labels", "predicted labels: probability (>= threshold)", "right"],
+        ["example", "true labels", "predicted labels: probability >= threshold", "right"],
         cells,
+    )
+
+
+def _named(labels: Sequence[NamedLabel]) -> str:
+    """Return labels with their probabilities, and thresholds where the model tells them."""
+    return (
+        "   ".join(
+            f"{label}: {p:.3f}" + ("" if threshold is None else f" >= {threshold:.3f}")
+            for label, p, threshold in labels
+        )
+        or "none"
     )
 
 
