@@ -66,5 +66,5 @@ def ui(host: str, port: int) -> None:
         say(f"MLflow's UI is where the store is: {store}")
         return
     say(f"MLflow on http://{host}:{port} ({store}); Ctrl-C ends it")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606 -- an argument list, no shell
