@@ -197,28 +197,32 @@ def _triton(server: str | None, name: str, version: int) -> Any:
 
 def _draw(outcome: Any, path: Path) -> None:
     """Save a sheet of pictures with what the last engine answered, and log it to the run."""
+    import numpy as np
+
     from thresher.errors import DataError
     from thresher.registry import connect
-    from thresher_training import choose_pictures, picture_sheet
+    from thresher_training.examples import choose_rows, picture_input
+    from thresher_training.plots import picture_sheet
 
-    split = outcome.split
-    images = next(iter(split.inputs.values()))
-    if len(split.inputs) != 1 or images.ndim != 4:
-        raise DataError(f"--picture: {outcome.version.name} takes no pictures")
-    names = outcome.version.decision().labels
+    version, split = outcome.version, outcome.split
+    name = picture_input(split.inputs)
+    if name is None:
+        raise DataError(f"--picture: {version.name} does not take one picture, uint8 [C, H, W]")
     engine = list(outcome.outputs)[-1]
-    answered_NL = outcome.outputs[engine].labels_NL
-    true_NL = split.targets_NL > 0.5
-    rows = choose_pictures(true_NL, answered_NL, count=24)
+    answered_NL, true_NL = outcome.outputs[engine].labels_NL, split.targets_NL == 1
+    wrong = np.flatnonzero((answered_NL != true_NL).any(axis=1))
+    rows = list(dict.fromkeys([*choose_rows(split.targets_NL, 16), *wrong.tolist()]))[:24]
+    labels = version.decision().labels
     path.parent.mkdir(parents=True, exist_ok=True)
     picture_sheet(
-        images[rows],
-        [[names[k] for k in true_NL[row].nonzero()[0]] for row in rows],
-        [[names[k] for k in answered_NL[row].nonzero()[0]] for row in rows],
+        split.inputs[name][rows],
+        [[labels[k] for k in np.flatnonzero(true_NL[row])] for row in rows],
+        [[labels[k] for k in np.flatnonzero(answered_NL[row])] for row in rows],
         path,
-        f"{outcome.version.name} version {outcome.version.version}, answered by {engine}",
+        f"{version.name} version {version.version}, answered by {engine}: some of {len(split):,} "
+        f"test pictures, of which {len(wrong):,} have a wrong label",
     )
-    connect().MlflowClient().log_artifact(outcome.version.run_id, str(path), "pictures")
+    connect().MlflowClient().log_artifact(version.run_id, str(path), "pictures")
 
 
 def _difference(value: float | None) -> str:
