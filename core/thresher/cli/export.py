@@ -210,7 +210,8 @@ def _draw(outcome: Any, path: Path) -> None:
         raise DataError(f"--picture: {version.name} does not take one picture, uint8 [C, H, W]")
     engine = list(outcome.outputs)[-1]
     answered_NL, true_NL = outcome.outputs[engine].labels_NL, split.targets_NL == 1
-    wrong = np.flatnonzero((answered_NL != true_NL).any(axis=1))
+    known_NL = ~np.isnan(split.targets_NL)
+    wrong = np.flatnonzero(((answered_NL != true_NL) & known_NL).any(axis=1))
     rows = list(dict.fromkeys([*choose_rows(split.targets_NL, 16), *wrong.tolist()]))[:24]
     labels = version.decision().labels
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def test_main_job_on_digits(tmp_path: Path) -> None:
     finally:
         run("thresher stop", tmp_path)
     outcome = json.loads(verified.stdout)
-    assert outcome["num_rows"] == 2000
+    assert outcome["num_rows"] == 3000
     assert outcome["decision_flips"] == 0
     assert outcome["ok"]
     assert [pair["engines"] for pair in outcome["pairs"]] == [

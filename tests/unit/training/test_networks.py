@@ -1,0 +1,33 @@
+"""Networks: logits of the right shape, the same for a row whatever its batch."""
+
+import pytest
+import torch
+
+from thresher_training.networks import digits_cnn, mlp
+
+
+@pytest.mark.parametrize("shape", [(24, 80), (32, 40)])
+def test_digits_cnn_gives_a_logit_per_label_for_any_picture_size(shape):
+    torch.manual_seed(0)
+    network = digits_cnn(num_labels=7, channels=[4, 8]).eval()
+    image = torch.randint(0, 256, (5, 1, *shape), dtype=torch.uint8)
+    logits = network(image=image)
+    assert logits.shape == (5, 7)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(network(image[:2]), logits[:2])
+
+
+def test_digits_cnn_sees_a_digit_wherever_it_is():
+    torch.manual_seed(0)
+    network = digits_cnn(num_labels=3, channels=[4, 8]).eval()
+    image = torch.zeros(2, 1, 24, 80, dtype=torch.uint8)
+    image[0, 0, 8:16, 16:24] = 255
+    image[1, 0, 8:16, 48:56] = 255
+    logits = network(image)
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 4)])
+def test_mlp_gives_a_logit_per_label(hidden):
+    logits = mlp(num_labels=3, num_features=5, hidden=hidden)(features=torch.ones(4, 5))
+    assert logits.shape == (4, 3)

@@ -1,0 +1,134 @@
+"""What is refused before the first epoch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from thresher.errors import TrainingError
+from thresher_training import Split
+from thresher_training.networks import mlp
+from thresher_training.preflight import check_network
+
+TRAIN = Split(
+    inputs={"left": np.ones((4, 2), np.float32), "right": np.ones((4, 3), np.float32)},
+    targets_NL=np.zeros((4, 2), np.float32),
+)
+
+
+class Two(nn.Module):
+    """Two inputs, in another order than the data's."""
+
+    def __init__(self, num_labels=2):
+        super().__init__()
+        self.linear = nn.Linear(5, num_labels)
+
+    def forward(self, right, left, scale=1.0):
+        return self.linear(torch.cat([left, right], dim=1)) * scale
+
+
+class Misnamed(Two):
+    def forward(self, left, middle):
+        return super().forward(left, middle)
+
+
+class Starred(Two):
+    def forward(self, *inputs):
+        return super().forward(*inputs)
+
+
+class Extra(Two):
+    def forward(self, left, right, mask):
+        return super().forward(right, left) * mask
+
+
+class Summed(Two):
+    def forward(self, left, right):
+        return super().forward(right, left).sum(dim=1)
+
+
+class Half(Two):
+    def forward(self, left, right):
+        return super().forward(right, left).half()
+
+
+class Wrapped(Two):
+    def forward(self, left, right):
+        return {"logits": super().forward(right, left)}
+
+
+class Branching(Two):
+    def forward(self, left, right):
+        logits = super().forward(right, left)
+        return logits if bool(left.sum() > 0) else -logits
+
+
+class FixedBatch(Two):
+    def forward(self, left, right):
+        return super().forward(right, left).reshape(3, -1)
+
+
+class Frozen(Two):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(requires_grad=False)
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, left, right):
+        return self.linear(torch.cat([left, right], dim=1))
+
+
+def test_inputs_come_in_forwards_order():
+    assert check_network(Two(), TRAIN) == ("right", "left")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Two(3), r"Two gives torch.float32 \[3, 3\] for 3 rows, expected .* \[3, 2\]"),
+        (Summed(), r"Summed gives torch.float32 \[3\] for 3 rows"),
+        (Half(), r"Half gives torch.float16 \[3, 2\]"),
+        (Wrapped(), "Wrapped gives dict"),
+        (Misnamed(), r"forward takes \(left, middle\), the data's inputs are left, right"),
+        (Starred(), r"forward takes \(\*inputs\)"),
+        (Extra(), r"forward takes \(left, right, mask\)"),
+        (mlp(num_labels=2, num_features=5), r"forward takes \(features: .*Tensor"),
+        (FixedBatch(), "cannot be exported with a dynamic batch axis"),
+        (Branching(), "cannot be exported with a dynamic batch axis"),
+        (Frozen(), "no parameters that can be trained"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_network_that_does_not_fit_is_refused(network, message):
+    with pytest.raises(TrainingError, match=message):
+        check_network(network, TRAIN)
+
+
+def test_a_network_that_fails_says_on_what():
+    wide = Split(inputs={"features": np.ones((4, 6), np.float32)}, targets_NL=TRAIN.targets_NL)
+    with pytest.raises(
+        TrainingError, match=r"_Mlp fails on .*torch.float32 \[3, 6\].*RuntimeError"
+    ):
+        check_network(mlp(num_labels=2, num_features=5), wide)
+
+
+def test_mode_and_weights_are_left_and_lazy_layers_take_their_shape():
+    network = Lazy().train()
+    check_network(network, TRAIN)
+    assert network.training
+    assert network.linear.weight.shape == (2, 5)
+    before = network.linear.weight.clone()
+    check_network(network, TRAIN)
+    assert torch.equal(network.linear.weight, before)
+
+
+def test_a_single_row_is_enough():
+    one = Split(
+        inputs={"features": np.ones((1, 5), np.float32)}, targets_NL=np.zeros((1, 2), np.float32)
+    )
+    assert check_network(mlp(num_labels=2, num_features=5), one) == ("features",)

@@ -1,0 +1,121 @@
+"""What must hold before the first epoch, so that no long run ends in an error at its last step.
+
+The network takes the data's inputs by name, gives float32 logits [N, L], and can be exported with
+a dynamic batch axis.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from thresher.errors import TrainingError
+from thresher_training.data import Split
+from thresher_training.loop import as_tensor
+
+__all__ = ["NUM_TRIAL_ROWS", "check_network", "export_without_noise", "forward_order"]
+
+NUM_TRIAL_ROWS = 3
+"""Rows of a trial batch: more than 1, which torch.export would take for a constant."""
+
+
+def check_network(network: nn.Module, train: Split) -> tuple[str, ...]:
+    """Return the data's input names in the order of ``forward``, if the network can be trained.
+
+    Args:
+        network: The network; only lazy layers change, which take their shape here.
+        train: The train split; a few rows are tried.
+
+    Raises:
+        TrainingError: If ``forward`` has other input names, fails, gives anything but float32
+            logits [N, L], or cannot be exported with a dynamic batch axis.
+    """
+    order = forward_order(network, tuple(train.inputs))
+    rows = [index % len(train) for index in range(NUM_TRIAL_ROWS)]
+    inputs = {name: as_tensor(train.inputs[name][rows]) for name in order}
+    was_training = network.training
+    network.eval()
+    try:
+        _check_output(network, inputs, num_labels=train.targets_NL.shape[1])
+        _check_export(network, inputs)
+    finally:
+        network.train(was_training)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise TrainingError(f"{_name(network)} has no parameters that can be trained")
+    return order
+
+
+def forward_order(network: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the inputs' names in the order in which ``forward`` takes them.
+
+    Args:
+        network: Its ``forward`` names every input; further parameters may follow with defaults.
+        names: The data's input names.
+
+    Raises:
+        TrainingError: If names and parameters do not match; names both.
+    """
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    order = [parameter.name for parameter in parameters]
+    fixed = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters[: len(names)])
+    optional = all(
+        p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        for p in parameters[len(names) :]
+    )
+    if set(order[: len(names)]) != set(names) or not fixed or not optional:
+        raise TrainingError(
+            f"{_name(network)}.forward takes ({', '.join(map(str, parameters))}), the data's "
+            f"inputs are {', '.join(names)}; give them the same names"
+        )
+    return tuple(order[: len(names)])
+
+
+@contextmanager
+def export_without_noise() -> Iterator[None]:
+    """Silence the one deprecation that torch.export itself runs into on Python 3.11."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
+        )
+        yield
+
+
+def _check_output(network: nn.Module, inputs: Mapping[str, Tensor], *, num_labels: int) -> None:
+    try:
+        with torch.no_grad():
+            logits_NL = network(**inputs)
+    except Exception as error:
+        shapes = {name: f"{t.dtype} {list(t.shape)}" for name, t in inputs.items()}
+        raise TrainingError(
+            f"{_name(network)} fails on {shapes}: {type(error).__name__}: {error}"
+        ) from error
+    got = f"{logits_NL.dtype} {list(logits_NL.shape)}" if isinstance(logits_NL, Tensor) else ""
+    if got != f"torch.float32 [{NUM_TRIAL_ROWS}, {num_labels}]":
+        raise TrainingError(
+            f"{_name(network)} gives {got or type(logits_NL).__name__} for {NUM_TRIAL_ROWS} rows, "
+            f"expected logits torch.float32 [{NUM_TRIAL_ROWS}, {num_labels}]: one per label"
+        )
+
+
+def _check_export(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with export_without_noise():
+            torch.export.export(
+                network, tuple(inputs.values()), dynamic_shapes=[{0: batch} for _ in inputs]
+            )
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[:1]
+        raise TrainingError(
+            f"{_name(network)} cannot be exported with a dynamic batch axis, which serving needs: "
+            f"{type(error).__name__}: {' '.join(first_line)}"
+        ) from error
+
+
+def _name(network: nn.Module) -> str:
+    return type(network).__name__

@@ -1,0 +1,182 @@
+"""A recipe: everything that a training run depends on, in one TOML file or in Python.
+
+`thresher.config.load_toml` reads the file; sections are the dataclasses below.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from thresher.errors import ConfigError
+
+__all__ = [
+    "DataConfig",
+    "DecisionConfig",
+    "ExamplesConfig",
+    "LossConfig",
+    "NetworkConfig",
+    "OptimizationConfig",
+    "Recipe",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where the examples come from."""
+
+    source: str
+    """Import path ``"package.module:callable"`` of what returns a `DataSet`."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """The network that gives the logits."""
+
+    factory: str
+    """Import path ``"package.module:callable"`` of what returns a `torch.nn.Module`."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the factory, besides ``num_labels``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """What training makes small."""
+
+    name: Literal["bce"] = "bce"
+    """Binary cross-entropy per label; unknown (NaN) targets count for nothing."""
+
+    pos_weight: Literal["none", "neg_over_pos"] = "none"
+    """Weight of a label's positives: 1, or negatives over positives in the train split."""
+
+    pos_weight_cap: float = 20.0
+    """No positive weighs more than this."""
+
+    def __post_init__(self) -> None:
+        _check(self, "pos_weight_cap", low=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizationConfig:
+    """How training goes: AdamW, a linear warm-up, then a cosine down to nothing."""
+
+    epochs: int = 10
+    """Passes over the train split, at most."""
+
+    batch_size: int = 64
+    """Examples in one step."""
+
+    learning_rate: float = 1e-3
+    """The highest learning rate, at the end of the warm-up."""
+
+    weight_decay: float = 1e-2
+    """AdamW's decoupled weight decay."""
+
+    warmup_fraction: float = 0.1
+    """The share of all steps in which the learning rate rises."""
+
+    best_by: Literal["macro_f1", "micro_f1", "loss"] = "macro_f1"
+    """The validation metric (F1 at 0.5) that picks the epoch whose weights are kept."""
+
+    early_stopping_patience: int | None = None
+    """Epochs without a better ``best_by`` after which training stops; never where left out."""
+
+    def __post_init__(self) -> None:
+        _check(self, "epochs", low=1)
+        _check(self, "batch_size", low=1)
+        _check(self, "learning_rate", low=0.0, low_allowed=False)
+        _check(self, "weight_decay", low=0.0)
+        _check(self, "warmup_fraction", low=0.0, high=1.0)
+        if self.early_stopping_patience is not None:
+            _check(self, "early_stopping_patience", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionConfig:
+    """How thresholds are chosen, on the validation split."""
+
+    objective: Literal["f1"] = "f1"
+    """What a label's threshold makes as large as it can be."""
+
+    min_positives: int = 20
+    """Labels with fewer validation positives take the one threshold shared by all."""
+
+    def __post_init__(self) -> None:
+        _check(self, "min_positives", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamplesConfig:
+    """Test pictures kept with the model, to try it out with."""
+
+    folder: str = "examples"
+    """Where they are written too, from the working folder."""
+
+    count: int = 12
+    """How many."""
+
+    def __post_init__(self) -> None:
+        _check(self, "count", low=1)
+        if not self.folder:
+            raise ConfigError('folder is "", expected the name of a folder')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One training run."""
+
+    name: str
+    """The registered model's name: letters, digits, ``_``, ``-`` and ``.``, no leading dot."""
+
+    data: DataConfig
+    """Section ``[data]``."""
+
+    network: NetworkConfig
+    """Section ``[network]``."""
+
+    seed: int = 0
+    """Seed of the network's first weights, of shuffling and of dropout."""
+
+    alias: str = "candidate"
+    """The registry alias that the new version gets."""
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Section ``[loss]``."""
+
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    """Section ``[optimization]``."""
+
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    """Section ``[decision]``."""
+
+    examples: ExamplesConfig | None = None
+    """Section ``[examples]``; for tasks with one picture input."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("name", self.name), ("alias", self.alias)):
+            if not _NAME.fullmatch(value):
+                raise ConfigError(
+                    f'{key} is "{value}", expected letters, digits, "_", "-" and ".", '
+                    "with no leading dot"
+                )
+        _check(self, "seed", low=0, high=2**63 - 1)
+
+
+def _check(
+    config: object, key: str, *, low: float, high: float = math.inf, low_allowed: bool = True
+) -> None:
+    """Refuse a number out of its range; NaN is out of every range."""
+    value = getattr(config, key)
+    if (low < value or (low_allowed and value == low)) and value <= high and value != math.inf:
+        return
+    at_least = "at least" if low_allowed else "above"
+    at_most = "" if high == math.inf else f" and at most {high:g}"
+    raise ConfigError(f"{key} is {value!r}, expected a number {at_least} {low:g}{at_most}")
