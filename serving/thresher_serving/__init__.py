@@ -1,1 +1,62 @@
-"""To be filled."""
+"""Serves what was validated: finds or installs Triton, runs it, and asks it for predictions.
+
+Importing this package is cheap; each name loads its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thresher_serving.client import Client as Client
+    from thresher_serving.client import ModelMetadata as ModelMetadata
+    from thresher_serving.client import NamedLabel as NamedLabel
+    from thresher_serving.client import Prediction as Prediction
+    from thresher_serving.client import TensorMetadata as TensorMetadata
+    from thresher_serving.control import ModelState as ModelState
+    from thresher_serving.pictures import load_example as load_example
+    from thresher_serving.pictures import true_labels as true_labels
+    from thresher_serving.runtime import Runtime as Runtime
+    from thresher_serving.runtime import find_runtime as find_runtime
+    from thresher_serving.runtime import install_runtime as install_runtime
+    from thresher_serving.runtime import remove_runtime as remove_runtime
+    from thresher_serving.runtime import runtime_info as runtime_info
+    from thresher_serving.server import RunningServer as RunningServer
+    from thresher_serving.server import running_server as running_server
+    from thresher_serving.server import start_server as start_server
+    from thresher_serving.server import stop_server as stop_server
+
+_MODULES = {
+    "Client": "client",
+    "ModelMetadata": "client",
+    "ModelState": "control",
+    "NamedLabel": "client",
+    "Prediction": "client",
+    "RunningServer": "server",
+    "Runtime": "runtime",
+    "TensorMetadata": "client",
+    "find_runtime": "runtime",
+    "install_runtime": "runtime",
+    "load_example": "pictures",
+    "remove_runtime": "runtime",
+    "running_server": "server",
+    "runtime_info": "runtime",
+    "start_server": "server",
+    "stop_server": "server",
+    "true_labels": "pictures",
+}
+
+__all__ = [  # noqa: PLE0604 - the names of _MODULES, and nothing else
+    *_MODULES
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,246 @@
+"""Asks a running Triton, over gRPC, what it serves, and tells it to load or unload a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
+
+__all__ = [
+    "ModelState",
+    "connect",
+    "load_model",
+    "model_states",
+    "served",
+    "translated",
+    "unload_model",
+    "wait_ready",
+]
+
+_UNLOADING_S = 5.0
+"""How long a model may take to free what it holds after it is out of service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """What a server says about one version of a model in its repository."""
+
+    name: str
+    """The model's name."""
+
+    version: int | None
+    """The version; None for a model of which no version was ever loaded."""
+
+    state: str
+    """READY, UNAVAILABLE, LOADING, UNLOADING, or UNKNOWN for one that was never asked for."""
+
+    reason: str
+    """Why it is not ready, in the server's words; empty where it gives none."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this version answers requests."""
+        return self.state == "READY"
+
+    def __str__(self) -> str:
+        version = "" if self.version is None else f" version {self.version}"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.name}{version} is {self.state}{reason}"
+
+
+def connect(url: str) -> Any:
+    """Return a tritonclient gRPC client; it connects with its first call.
+
+    Args:
+        url: Host and port, such as "127.0.0.1:8001".
+    """
+    from tritonclient.grpc import InferenceServerClient
+
+    return InferenceServerClient(url=url)
+
+
+@contextmanager
+def translated(url: str, client: Any, *, model: str = "", version: str = "") -> Iterator[None]:
+    """Turn tritonclient's errors into ours.
+
+    Raises:
+        NotFoundError: If the server has no such model or version; it lists what is served.
+        ServerError: If the server does not answer, or refuses.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    try:
+        yield
+    except InferenceServerException as error:
+        raise _translate(url, client, error, model, version) from None
+
+
+def _less_traceback(message: str) -> str:
+    """Return a message of the Python backend without the stack that it appends."""
+    return message.partition("\n\nAt:\n")[0].strip()
+
+
+def _translate(url: str, client: Any, error: Any, model: str, version: str) -> ThresherError:
+    status, message = str(error.status()), _less_traceback(str(error.message()))
+    if "DEADLINE_EXCEEDED" in status:
+        return ServerError(f"the Triton server at {url} did not answer in time. Is it overloaded?")
+    unknown = "unknown model" in message or "is not found" in message or "NOT_FOUND" in status
+    if model and (unknown or "not ready" in message):
+        try:
+            return _not_served(url, client, model, version, message)
+        except ServerError as later:
+            return later
+    if "UNAVAILABLE" in status and not unknown:
+        return ServerError(
+            f"no Triton server answers at {url}. Run: thresher serve (it prints its address). "
+            f"Got: {message}"
+        )
+    if "not healthy" in message:
+        return ServerError(
+            f"the Triton server at {url} cannot run model {model}: its backend process died. "
+            f"Unload the model, then load it. Got: {message}"
+        )
+    what = f"model {model}" + (f" version {version}" if version else "") if model else "a call"
+    return ServerError(f"the Triton server at {url} refused {what}: {message}")
+
+
+def _not_served(
+    url: str, client: Any, model: str, version: str, message: str
+) -> NotFoundError | ServerError:
+    ready = served(url, client)
+    if model not in ready:
+        return NotFoundError(f"{url}: {unknown_name('model', model, ready)}. Got: {message}")
+    if version and int(version) not in ready[model]:
+        versions = [str(number) for number in ready[model]]
+        return NotFoundError(f"{url}: model {model}: {unknown_name('version', version, versions)}")
+    return ServerError(f"the Triton server at {url} refused model {model}: {message}")
+
+
+def served(url: str, client: Any) -> dict[str, list[int]]:
+    """Return the versions that are ready, by model name."""
+    ready: dict[str, list[int]] = {}
+    for state in model_states(url, client):
+        if state.is_ready and state.version is not None:
+            ready.setdefault(state.name, []).append(state.version)
+    return ready
+
+
+def model_states(url: str, client: Any = None, *, timeout_s: float = 10) -> list[ModelState]:
+    """Return the state of each model and version in the server's repository.
+
+    Raises:
+        ServerError: If the server does not answer.
+    """
+    with _client(url, client) as own, translated(url, own):
+        index = own.get_model_repository_index(client_timeout=timeout_s)
+    return [
+        ModelState(
+            name=model.name,
+            version=int(model.version) if model.version else None,
+            state=model.state or "UNKNOWN",
+            reason=_less_traceback(model.reason),
+        )
+        for model in index.models
+    ]
+
+
+@contextmanager
+def _client(url: str, client: Any = None) -> Iterator[Any]:
+    if client is not None:
+        yield client
+        return
+    own = connect(url)
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+def load_model(url: str, name: str, *, timeout_s: float = 120) -> list[ModelState]:
+    """Return the model's states after the server has loaded what is new in its folder.
+
+    Triton looks at times of change: a load is a silent no-op unless something in the model's
+    folder is newer than at the last load. It does not start a Python backend's dead process anew
+    either: for both, `unload_model` first.
+
+    Raises:
+        NotFoundError: If the repository has no such model.
+        ServerError: If the load fails (versions loaded before go on serving), or no server answers.
+    """
+    with _client(url) as client:
+        known = sorted({state.name for state in model_states(url, client)})
+        if name not in known:
+            raise NotFoundError(f"{url}: {unknown_name('model', name, known)}")
+        with translated(url, client, model=name):
+            client.load_model(name, client_timeout=timeout_s)
+        return [state for state in model_states(url, client) if state.name == name]
+
+
+def unload_model(url: str, name: str, *, timeout_s: float = 60) -> None:
+    """Take a model out of service, all its versions, and wait until it is.
+
+    A Python backend whose process died stays UNLOADING for ever; the model can be loaded anew all
+    the same, so that is waited for no longer than a few seconds.
+
+    Raises:
+        NotFoundError: If no such model is served.
+        ServerError: If it is still served after the time, or no server answers.
+    """
+    with _client(url) as client:
+        ready = served(url, client)
+        if name not in ready:
+            raise NotFoundError(f"{url}: {unknown_name('model', name, ready)}")
+        with translated(url, client, model=name):
+            client.unload_model(name, client_timeout=timeout_s)
+        start = time.monotonic()
+        while True:
+            states = {state.state for state in model_states(url, client) if state.name == name}
+            waited = time.monotonic() - start
+            if not states & {"READY", "UNLOADING"}:
+                return
+            if "READY" not in states and waited > _UNLOADING_S:
+                return
+            if waited > timeout_s:
+                raise ServerError(f"{url}: model {name} is still served after {timeout_s:g} s")
+            time.sleep(0.02)
+
+
+def wait_ready(url: str, name: str = "", *, version: int | None = None, timeout_s: float) -> None:
+    """Return once a server, or a model on it, is ready.
+
+    Args:
+        url: Host and port.
+        name: A model; empty for the server itself.
+        version: A version of the model; any one where left out.
+        timeout_s: How long to wait.
+
+    Raises:
+        ServerError: If it is not ready in time; the message says what the server says.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    end = time.monotonic() + timeout_s
+    number = "" if version is None else str(version)
+    with _client(url) as client:
+        while True:
+            try:
+                if name:
+                    ready = client.is_model_ready(name, number, client_timeout=2)
+                else:
+                    ready = client.is_server_live(client_timeout=2)
+            except InferenceServerException:
+                ready = False
+            if ready:
+                return
+            if time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        states = [str(state) for state in model_states(url, client) if state.name == name]
+    what = f"model {name}" + (f" version {number}" if number else "") if name else "the server"
+    raise ServerError(
+        f"{url}: {what} is not ready after {timeout_s:g} s. {'; '.join(states)}".rstrip()
+    )

@@ -1,0 +1,229 @@
+"""What a served model takes and gives, as Triton tells it, with the decision that it applies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher import Decision
+from thresher.errors import DataError, NotFoundError, unknown_name
+from thresher.repository import decision_key
+
+__all__ = ["ModelMetadata", "TensorMetadata", "checked_inputs", "metadata_of"]
+
+Array = npt.NDArray[Any]
+
+_DTYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorMetadata:
+    """One input or output of a served model."""
+
+    name: str
+    """Its name."""
+
+    datatype: str
+    """Triton's name of its type, such as "FP32"."""
+
+    shape: tuple[int, ...]
+    """The shape of one row, without the batch axis; -1 is any size."""
+
+    optional: bool = False
+    """Whether a request may leave it out."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy type that carries it.
+
+        Raises:
+            DataError: If NumPy has none, as for BF16.
+        """
+        if self.datatype not in _DTYPES:
+            raise DataError(f'"{self.name}" is {self.datatype}, which NumPy cannot hold')
+        return _DTYPES[self.datatype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetadata:
+    """One version of a served model."""
+
+    name: str
+    """The model's name."""
+
+    version: int
+    """The version that this describes."""
+
+    versions: tuple[int, ...]
+    """All versions that were served when this was asked for; unversioned requests take the last."""
+
+    max_batch_size: int
+    """The most rows in one request; 0 for a model without a batch axis."""
+
+    inputs: Mapping[str, TensorMetadata]
+    """Its inputs by name, in the model's order."""
+
+    outputs: Mapping[str, TensorMetadata]
+    """Its outputs by name."""
+
+    decision: Decision | None
+    """Labels and thresholds, from the model's configuration; None if it holds none."""
+
+    def output(self, name: str) -> TensorMetadata:
+        """Return the output of this name.
+
+        Raises:
+            NotFoundError: If there is none; the message lists the outputs.
+        """
+        if name not in self.outputs:
+            raise NotFoundError(f"model {self.name}: {unknown_name('output', name, self.outputs)}")
+        return self.outputs[name]
+
+
+def metadata_of(metadata: Any, config: Any, version: int) -> ModelMetadata:
+    """Return the description of a model from Triton's own two.
+
+    Args:
+        metadata: tritonclient's ModelMetadataResponse.
+        config: tritonclient's ModelConfig.
+        version: Which version this is about.
+    """
+    versions = tuple(sorted(int(number) for number in metadata.versions))
+    optional = {tensor.name for tensor in config.input if tensor.optional}
+    skip = 1 if config.max_batch_size > 0 else 0
+
+    def tensors(listed: Any) -> dict[str, TensorMetadata]:
+        return {
+            tensor.name: TensorMetadata(
+                name=tensor.name,
+                datatype=tensor.datatype,
+                shape=tuple(tensor.shape)[skip:],
+                optional=tensor.name in optional,
+            )
+            for tensor in listed
+        }
+
+    key = decision_key(version)
+    decision = None
+    if key in config.parameters:
+        text = config.parameters[key].string_value
+        decision = Decision.from_json(text, where=f"model {metadata.name}, parameter {key}")
+    return ModelMetadata(
+        name=metadata.name,
+        version=version,
+        versions=versions,
+        max_batch_size=config.max_batch_size,
+        inputs=tensors(metadata.inputs),
+        outputs=tensors(metadata.outputs),
+        decision=decision,
+    )
+
+
+def checked_inputs(
+    model: ModelMetadata, inputs: Mapping[str, Array] | Array, *, allow_nonfinite: bool
+) -> dict[str, Array]:
+    """Return the inputs by name, proven to be what the model takes.
+
+    Args:
+        model: The model's description.
+        inputs: Arrays by name, or the array of a model's only input.
+        allow_nonfinite: Whether NaN and infinities may be sent.
+
+    Raises:
+        DataError: If a name, type, shape or value does not fit; nothing is converted silently.
+    """
+    if not isinstance(inputs, Mapping):
+        if len(model.inputs) != 1:
+            names = ", ".join(f'"{name}"' for name in model.inputs)
+            raise DataError(
+                f"model {model.name} takes {len(model.inputs)} inputs ({names}), got one array; "
+                "expected a mapping from name to array"
+            )
+        inputs = {next(iter(model.inputs)): inputs}
+    known = model.inputs
+    for name in inputs:
+        if name not in known:
+            raise DataError(f"model {model.name}: {unknown_name('input', name, known)}")
+    missing = [name for name, t in known.items() if not t.optional and name not in inputs]
+    if missing:
+        raise DataError(
+            f"model {model.name}: missing input "
+            + ", ".join(f'"{name}"' for name in missing)
+            + f"; got {', '.join(inputs) or 'none'}"
+        )
+    checked = {}
+    for name, given in inputs.items():
+        where = f'model {model.name}, input "{name}"'
+        array = _check_dtype(where, known[name], given)
+        _check_shape(where, known[name], array, batched=model.max_batch_size > 0)
+        if not allow_nonfinite:
+            _check_finite(where, array)
+        checked[name] = array
+    if model.max_batch_size:
+        rows = {name: len(array) for name, array in checked.items()}
+        if len(set(rows.values())) > 1:
+            raise DataError(f"model {model.name}: inputs differ in rows: {rows}")
+    return checked
+
+
+def _check_dtype(where: str, tensor: TensorMetadata, array: Array) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{where} is a {type(array).__name__}, expected a NumPy array")
+    if tensor.datatype == "BYTES" and array.dtype.kind in "OSU":
+        return array if array.dtype.kind == "O" else array.astype(np.object_)
+    if array.dtype != tensor.dtype:
+        raise DataError(
+            f"{where} is {array.dtype}, expected {tensor.dtype} ({tensor.datatype}). "
+            f'Convert it yourself if no value is harmed: array.astype("{tensor.dtype}")'
+        )
+    return array
+
+
+def _check_shape(where: str, tensor: TensorMetadata, array: Array, *, batched: bool) -> None:
+    expected = ["N", *map(_size, tensor.shape)] if batched else [*map(_size, tensor.shape)]
+    shape = f"{list(array.shape)}, expected [{', '.join(expected)}]"
+    sizes = (-1, *tensor.shape) if batched else tensor.shape
+    if array.ndim != len(sizes):
+        hint = ""
+        if batched and array.ndim == len(tensor.shape):
+            hint = ". One row needs its batch axis: array[None]"
+        raise DataError(f"{where} has shape {shape}: {array.ndim} axes, not {len(sizes)}{hint}")
+    for axis, (got, wanted) in enumerate(zip(array.shape, sizes, strict=True)):
+        if wanted not in (-1, got):
+            raise DataError(f"{where} has shape {shape}: axis {axis} is {got}, not {wanted}")
+
+
+def _size(size: int) -> str:
+    return "any" if size == -1 else str(size)
+
+
+def _check_finite(where: str, array: Array) -> None:
+    if array.dtype.kind != "f" or not array.size:
+        return
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    rows = np.flatnonzero(bad.reshape(len(array), -1).any(axis=1)) if array.ndim else [0]
+    raise DataError(
+        f"{where} has {int(bad.sum())} values that are NaN or infinite, in {len(rows)} of "
+        f"{len(array) if array.ndim else 1} rows, the first in row {rows[0]}. Mend them, or pass "
+        "allow_nonfinite=True if the model is meant to take them"
+    )

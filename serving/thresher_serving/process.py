@@ -1,0 +1,205 @@
+"""Starts Triton's process in a session of its own, and ends it with everything it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from thresher.errors import ServerError
+
+__all__ = [
+    "choose_ports",
+    "created",
+    "interrupts_deferred",
+    "is_alive",
+    "last_lines",
+    "spawn",
+    "terminate",
+]
+
+_SAME_S = 0.05
+"""How far two readings of a process's start may differ."""
+
+_SHARED = "/dev/shm/triton_"  # noqa: S108 - Triton chooses it
+"""What the names of Triton's shared memory start with."""
+
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+"""The servers that this process started and has not seen end: each must be waited for here."""
+
+
+def choose_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return a port for each option; 0 becomes a free one.
+
+    Args:
+        host: The address that the server will bind.
+        wanted: A port for each option, such as ``{"--grpc-port": 8001}``.
+
+    Raises:
+        ServerError: If a port is in use; the message names it and its option.
+    """
+    with contextlib.ExitStack() as stack:
+        chosen: dict[str, int] = {}
+        for option, port in wanted.items():
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                probe.listen()  # another listener is noticed here at the latest
+            except OSError as error:
+                raise ServerError(
+                    f"port {port} on {host} cannot be used: {error.strerror}. Choose another with "
+                    f"{option} (0 takes a free one), or stop what uses it: thresher stop"
+                ) from None
+            except OverflowError:
+                raise ServerError(f"{option} is {port}, expected 0 to 65535") from None
+            chosen[option] = int(probe.getsockname()[1])
+        return chosen
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block is done, so that no process is started and forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        raise KeyboardInterrupt
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> int:
+    """Return the process id of a server started in a session of its own, writing to a log.
+
+    Raises:
+        ServerError: If the binary cannot be started or the log cannot be written.
+    """
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ServerError(f"{command[0]} cannot be started, log {log_file}: {error}") from None
+    _CHILDREN[process.pid] = process
+    return process.pid
+
+
+def created(pid: int) -> float | None:
+    """Return when a process was started, in seconds since the epoch; None if there is none."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def is_alive(pid: int, created_at: float) -> bool:
+    """Return whether the very process that was started then still runs (a zombie does not)."""
+    child = _CHILDREN.get(pid)
+    if child is not None and child.poll() is not None:
+        del _CHILDREN[pid]
+        return False
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created_at) < _SAME_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def terminate(pid: int, created_at: float, *, timeout_s: float) -> bool:
+    """End a server and all processes of its session; return whether it went by itself.
+
+    SIGTERM goes to the server only, so that it can finish what is in flight and end its own
+    helpers; what is left after the time goes with SIGKILL.
+    """
+    regions = _shared_memory(pid, created_at)
+    interrupted = False
+    try:
+        if is_alive(pid, created_at):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            end = time.monotonic() + timeout_s
+            while is_alive(pid, created_at) and time.monotonic() < end:
+                time.sleep(0.02)
+    except KeyboardInterrupt:  # whoever cannot wait gets what was asked for, without grace
+        interrupted = True
+    went = not is_alive(pid, created_at)
+    if not went:
+        regions |= _shared_memory(pid, created_at)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while (left := _session(pid, created_at)) and time.monotonic() < end:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.01)
+    if child := _CHILDREN.pop(pid, None):
+        child.wait()
+    for region in regions:  # who ends too early does not remove what it shared
+        region.unlink(missing_ok=True)
+    if interrupted:
+        raise KeyboardInterrupt
+    return went
+
+
+def _session(leader: int, created_at: float) -> list[psutil.Process]:
+    """List the living processes of a server's session, it included.
+
+    There are none if the server's process id belongs to somebody else by now.
+    """
+    now = created(leader)
+    if now is not None and abs(now - created_at) >= _SAME_S:
+        return []
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process)
+    return members
+
+
+def _shared_memory(leader: int, created_at: float) -> set[Path]:
+    """Return the files through which a server and its backend processes share tensors."""
+    paths: set[Path] = set()
+    for process in _session(leader, created_at):
+        with contextlib.suppress(psutil.Error):
+            paths |= {Path(m.path) for m in process.memory_maps() if m.path.startswith(_SHARED)}
+    return paths
+
+
+def last_lines(path: Path, count: int = 15) -> str:
+    """Return the end of a log, for an error message."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        return f"(no log: {error})"
+    return "\n".join(text.strip().splitlines()[-count:])

@@ -1,0 +1,374 @@
+"""Installs NVIDIA's Triton server out of a wheel, in a virtual environment of its own.
+
+The wheel ``nvidia-pytriton`` holds NVIDIA's own ``tritonserver`` binary and its ``python`` backend.
+Its Python interface wants an old NumPy, so the server never shares the project's environment: it
+lives in the user's cache folder, together with the NumPy and ONNX Runtime that our backend uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from thresher.errors import RuntimeUnavailableError
+
+__all__ = [
+    "NUMPY_VERSION",
+    "ONNXRUNTIME_VERSION",
+    "PYTRITON_VERSION",
+    "TRITON_VERSION",
+    "Progress",
+    "cache_folder",
+    "check_platform",
+    "ensure_installed",
+    "find_libpython",
+    "onnxruntime_package",
+    "remove_installed",
+    "runtime_folder",
+    "what_is_broken",
+]
+
+PYTRITON_VERSION = "0.7.0"
+"""The wheel that holds the server."""
+
+TRITON_VERSION = "2.51.0"
+"""The Triton in that wheel, NVIDIA's release 24.10."""
+
+ONNXRUNTIME_VERSION = "1.31.1"
+"""The ONNX Runtime that the project is tested with."""
+
+NUMPY_VERSION = "1.26.4" if sys.version_info < (3, 13) else "2.4.6"
+"""The NumPy that the backend is tested with.
+
+The wheel's stub was built for NumPy 1. Python 3.13 has no NumPy 1: there our backend takes tensors
+in and out through DLPack, which knows no strings.
+"""
+
+_PYTHONS = ((3, 11), (3, 12), (3, 13))
+_OLDEST_GLIBC = (2, 35)
+_MARKER = "runtime.json"
+_ELSEWHERE = (
+    "Run Triton's container (nvcr.io/nvidia/tritonserver) on the model repository, or give a "
+    "server of your own with --tritonserver PATH"
+)
+
+Progress = Callable[[str], None]
+"""Takes one line that says what is being done."""
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds installed servers: THRESHER_CACHE, or the user's cache."""
+    if given := os.environ.get("THRESHER_CACHE"):
+        return Path(given).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "thresher"
+
+
+def onnxruntime_package() -> str:
+    """Return "onnxruntime-gpu" where a CUDA 13 driver can be loaded, else "onnxruntime"."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "onnxruntime"
+    version = ctypes.c_int(0)
+    failed = driver.cuDriverGetVersion(ctypes.byref(version))
+    return "onnxruntime" if failed or version.value < 13000 else "onnxruntime-gpu"
+
+
+def runtime_folder() -> Path:
+    """Return where the server for this Python and this machine is, or would be, installed."""
+    python = f"py{sys.version_info.major}.{sys.version_info.minor}"
+    ort = f"{onnxruntime_package()}-{ONNXRUNTIME_VERSION}"
+    return cache_folder() / "runtime" / f"pytriton-{PYTRITON_VERSION}-{python}-{ort}"
+
+
+def check_platform(
+    *,
+    system: str | None = None,
+    machine: str | None = None,
+    libc: str | None = None,
+    python: tuple[int, int] | None = None,
+) -> None:
+    """Return quietly where the wheel's server can run; each argument defaults to this machine's.
+
+    Args:
+        system: Such as "Linux".
+        machine: Such as "x86_64".
+        libc: Such as "glibc 2.36"; empty where it is not glibc.
+        python: Major and minor version of the running Python.
+
+    Raises:
+        RuntimeUnavailableError: If the server has no build for this platform; it says which part
+            does not fit and what to do instead.
+    """
+    system = platform.system() if system is None else system
+    machine = platform.machine() if machine is None else machine
+    libc = _libc() if libc is None else libc
+    python = sys.version_info[:2] if python is None else python
+    if system != "Linux" or machine != "x86_64":
+        raise RuntimeUnavailableError(
+            f"no Triton server can be installed on {system} {machine}: the wheel "
+            f"nvidia-pytriton {PYTRITON_VERSION} is for Linux x86_64. {_ELSEWHERE}"
+        )
+    name, _, number = libc.partition(" ")
+    parts = tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+    if name != "glibc" or parts < _OLDEST_GLIBC:
+        raise RuntimeUnavailableError(
+            f"no Triton server can be installed here: the C library is {libc or 'not glibc'}, "
+            f"expected glibc 2.35 or newer (Ubuntu 22.04, Debian 12). {_ELSEWHERE}"
+        )
+    if python not in _PYTHONS:
+        raise RuntimeUnavailableError(
+            f"no Triton server can be installed under Python {python[0]}.{python[1]}: "
+            f"its Python backend is used with 3.11, 3.12 and 3.13. {_ELSEWHERE}"
+        )
+
+
+def _libc() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, OSError, ValueError):
+        return ""
+
+
+def find_libpython(folders: Sequence[Path] | None = None) -> Path | None:
+    """Return the folder of the shared libpython, or None where the system loader finds it.
+
+    Python 3.13 needs none: the wheel bundles the one that its stub links.
+
+    Args:
+        folders: Where to look; by default where the running Python says its library is.
+
+    Raises:
+        RuntimeUnavailableError: If this Python was built without a shared library; the message
+            says which package or build option brings it.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version == "3.13":
+        return None
+    library = f"libpython{version}.so.1.0"
+    for folder in _libpython_folders() if folders is None else folders:
+        if (folder / library).exists():
+            return folder
+    if folders is None:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            pass
+        else:
+            return None
+    raise RuntimeUnavailableError(
+        f"{library} not found: Triton's Python backend needs Python as a shared library. "
+        f"Debian or Ubuntu: apt install libpython{version}; pyenv: "
+        f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force {platform.python_version()}"
+    )
+
+
+def _libpython_folders() -> list[Path]:
+    libdir = Path(str(sysconfig.get_config_var("LIBDIR") or "/usr/lib"))
+    multiarch = str(sysconfig.get_config_var("MULTIARCH") or "")
+    base = Path(sys.base_prefix)
+    return [libdir, libdir / multiarch, base / "lib", base / "lib64"]
+
+
+def site_packages(folder: Path) -> Path:
+    """Return the packages of the environment in a runtime's folder."""
+    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """Return what `ensure_installed` wrote last, or None if an installation never got there."""
+    try:
+        content = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def what_is_broken(folder: Path) -> str | None:
+    """Return why the runtime in a folder cannot be used, or None if it can.
+
+    It looks for the marker, for each file's size as it was installed, and runs the environment's
+    Python and the backend's stub once (about 0.2 s).
+    """
+    marker = read_marker(folder)
+    if marker is None:
+        return "its installation was not finished"
+    for name, version in _versions().items():
+        if marker.get(name) != version:
+            return f"it was installed with {name} {marker.get(name)}, expected {version}"
+    for name, size in marker.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, was installed with {size}"
+    return _self_check(folder, marker.get("libpython"))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "triton": TRITON_VERSION,
+        "pytriton": PYTRITON_VERSION,
+        "onnxruntime": ONNXRUNTIME_VERSION,
+        "numpy": NUMPY_VERSION,
+    }
+
+
+def _self_check(folder: Path, libpython: str | None) -> str | None:
+    packages = site_packages(folder)
+    libraries = [str(packages / "nvidia_pytriton.libs"), *([libpython] if libpython else [])]
+    environment = {
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+        "LD_LIBRARY_PATH": ":".join(libraries),
+    }
+    stub = packages / "pytriton/tritonserver/backends/python/triton_python_backend_stub"
+    imports = [str(folder / "bin/python3"), "-c", "import numpy, onnxruntime"]
+    # started bare, the stub says which arguments it misses; 127 is the loader's "no such library"
+    for command, good in (([str(stub)], (1,)), (imports, (0,))):
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=120, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{Path(command[0]).name} does not run: {error}"
+        if done.returncode not in good:
+            return f"{Path(command[0]).name} does not run: {_last_lines(done.stderr, 3)}"
+    return None
+
+
+def _last_lines(text: str, count: int) -> str:
+    return "\n".join(text.strip().splitlines()[-count:])
+
+
+def ensure_installed(*, progress: Progress | None = None) -> Path:
+    """Return the folder of a working runtime, installed now if there is none.
+
+    Two processes may call this at once: the second waits and uses what the first one made. A
+    half-made or broken runtime is removed and made anew.
+
+    Args:
+        progress: Takes a line for each step; by default they go to standard error.
+
+    Raises:
+        RuntimeUnavailableError: If this platform has no server, or pip fails; the message ends
+            with pip's last lines.
+    """
+    from filelock import FileLock, Timeout
+
+    check_platform()
+    folder = runtime_folder()
+    if what_is_broken(folder) is None:
+        return folder
+    libpython = find_libpython()
+    with _reporter(progress) as say:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RuntimeUnavailableError(
+                f"{folder.parent}: cannot be made: {error.strerror}. Set THRESHER_CACHE to a "
+                "folder that can be written to"
+            ) from None
+        lock = FileLock(f"{folder}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say("waiting for another process that is installing the Triton server")
+            lock.acquire()
+        try:
+            broken = what_is_broken(folder)
+            if broken is None:
+                return folder
+            if folder.exists():
+                say(f"removing the Triton server in {folder}: {broken}")
+                shutil.rmtree(folder)
+            _install(folder, libpython, say)
+        finally:
+            lock.release()
+    return folder
+
+
+def _install(folder: Path, libpython: Path | None, say: Progress) -> None:
+    """Build in the final place (virtual environments do not move); the marker is written last."""
+    package = onnxruntime_package()
+    extras = "[cuda,cudnn]" if package == "onnxruntime-gpu" else ""
+    pip = [str(folder / "bin/python3"), "-m", "pip", "install", "--quiet", "--no-input"]
+    pip.append("--disable-pip-version-check")
+    say(f"installing Triton {TRITON_VERSION} in {folder} (once, about 0.3 GB)")
+    _run([sys.executable, "-m", "venv", str(folder)], "python -m venv", "apt install python3-venv")
+    network = f"Check the network and pip's index. {_ELSEWHERE}"
+    say(f"fetching {package} {ONNXRUNTIME_VERSION} and NumPy {NUMPY_VERSION}")
+    wanted = [f"numpy=={NUMPY_VERSION}", f"{package}{extras}=={ONNXRUNTIME_VERSION}"]
+    _run([*pip, *wanted], "pip install", network)
+    say(f"fetching nvidia-pytriton {PYTRITON_VERSION}")
+    _run([*pip, "--no-deps", f"nvidia-pytriton=={PYTRITON_VERSION}"], "pip install", network)
+    server = site_packages(folder) / "pytriton/tritonserver"
+    stubs = server / f"python_backend_stubs/{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "backends/python/triton_python_backend_stub"
+    shutil.copy2(stubs / stub.name, stub)
+    files = [stub, server / "bin/tritonserver", server / "backends/python/libtriton_python.so"]
+    files += sorted((site_packages(folder) / "nvidia_pytriton.libs").glob("libtritonserver*"))
+    if problem := _self_check(folder, str(libpython) if libpython else None):
+        raise RuntimeUnavailableError(f"the Triton server in {folder} does not work: {problem}")
+    marker = {
+        **_versions(),
+        "onnxruntime_package": package,
+        "python": platform.python_version(),
+        "libpython": str(libpython) if libpython else None,
+        "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
+    }
+    temporary = folder / f"{_MARKER}.tmp"
+    temporary.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / _MARKER)
+    say("the Triton server is installed")
+
+
+def _run(command: list[str], what: str, hint: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONHOME", "PYTHONPATH"}}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = _last_lines(done.stderr or done.stdout, 8)
+        raise RuntimeUnavailableError(f"{what} failed:\n{lines}\n{hint}")
+
+
+def remove_installed(*, everything: bool = False) -> list[Path]:
+    """Return the folders that were removed: this Python's server, or every one in the cache."""
+    from filelock import FileLock
+
+    current = runtime_folder()
+    folders = [current]
+    if everything and current.parent.is_dir():
+        folders = sorted(path for path in current.parent.iterdir() if path.is_dir())
+    removed = []
+    for folder in folders:
+        if folder.exists():
+            with FileLock(f"{folder}.lock"):
+                shutil.rmtree(folder)
+            removed.append(folder)
+    return removed
+
+
+@contextmanager
+def _reporter(progress: Progress | None) -> Iterator[Progress]:
+    """Give the caller's reporter, else a spinner on a terminal, else plain lines, on stderr."""
+    if progress is not None:
+        yield progress
+    elif sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status("looking for the Triton server") as status:
+            yield status.update
+    else:
+        import click
+
+        yield lambda line: click.echo(line, err=True)
