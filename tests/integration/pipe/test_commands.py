@@ -141,7 +141,9 @@ def test_server_that_answers_with_another_version_is_found(
 
 def test_verify_without_a_server_says_how_to_start_one(published: Path) -> None:
     assert "thresher serve" in fails("verify", "weather", "--over-the-wire")
-    assert "no Triton server answers" in fails("verify", "weather", "--over-the-wire", "--server", "127.0.0.1:9")
+    assert "no Triton server answers" in fails(
+        "verify", "weather", "--over-the-wire", "--server", "127.0.0.1:9"
+    )
 
 
 def test_unknown_names_say_what_there_is(published: Path) -> None:
