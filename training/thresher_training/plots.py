@@ -146,7 +146,8 @@ def picture_sheet(
     figure.text(
         0.15 / sheet_width,
         1 - 0.55 / sheet_height,
-        f"{len(images)} picture{'s' * (len(images) > 1)}, {num_wrong} with a wrong label (orange: missed, red: not there)",
+        f"{len(images)} picture{'s' * (len(images) > 1)}, {num_wrong} with a wrong label "
+        "(orange: missed, red: not there)",
         fontsize=9.5,
         color=_GREY,
     )

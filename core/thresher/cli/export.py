@@ -220,8 +220,8 @@ def _draw(outcome: Any, path: Path) -> None:
         [[labels[k] for k in np.flatnonzero(true_NL[row])] for row in rows],
         [[labels[k] for k in np.flatnonzero(answered_NL[row])] for row in rows],
         path,
-        f"{version.name} version {version.version}, answered by {engine}: some of {len(split):,} "
-        f"test pictures, of which {len(wrong):,} have a wrong label",
+        f"{version.name} version {version.version}, answered by {engine} "
+        f"({len(wrong):,} of {len(split):,} have a wrong label)",
     )
     connect().MlflowClient().log_artifact(version.run_id, str(path), "pictures")
 
