@@ -111,12 +111,17 @@ def _write_table(outcome: Outcome, folder: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for row, half, tuning in zip(rows, at_half, outcome.tuned.report, strict=True):
+            fell_back = str(tuning.origin == "shared").lower()
             figures = (row.precision, row.recall, row.f1, half.f1, row.average_precision)
             writer.writerow(
                 (
                     *(row.label, row.support, row.threshold),
                     *(f"{x:.4f}" for x in figures),
-                    *(tuning.positives, str(tuning.fell_back).lower(), f"{tuning.gap:.3g}"),
+                    *(
+                        tuning.positives,
+                        str(tuning.origin == "shared").lower(),
+                        f"{tuning.gap:.3g}",
+                    ),
                 )
             )
     label_chart(

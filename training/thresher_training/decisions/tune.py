@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from thresher.decision import Decision, FloatArray
 from thresher.errors import DataError
+from thresher_training.decisions.report import LabelReport, TunedDecision
 from thresher_training.recipe import DecisionConfig
 
-__all__ = ["Cut", "LabelThreshold", "TunedDecision", "best_f1_cut", "tune_decision"]
+__all__ = ["Cut", "best_f1_cut", "tune_decision"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,38 +37,6 @@ class Cut:
 
     gap: float
     """Distance between the lowest score that is a yes and the highest that is a no."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelThreshold:
-    """One label's row in the report."""
-
-    label: str
-    threshold: float
-    positives: int
-    """Known positives in validation."""
-
-    fell_back: bool
-    """Whether the label took the shared threshold."""
-
-    gap: float
-    """The gap around the threshold; of the pooled scores where the label fell back."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TunedDecision:
-    """The decision, the one with a single shared threshold, and how they came about."""
-
-    decision: Decision
-    shared: Decision
-    """The same calibration with the shared threshold for every label."""
-
-    report: tuple[LabelThreshold, ...]
-
-    @property
-    def fell_back(self) -> tuple[str, ...]:
-        """The labels that took the shared threshold."""
-        return tuple(row.label for row in self.report if row.fell_back)
 
 
 def best_f1_cut(scores_N: FloatArray, targets_N: FloatArray) -> Cut:
@@ -152,17 +121,30 @@ def tune_decision(
     pooled = best_f1_cut(probabilities_NL.ravel(), targets_NL.ravel())
     report = []
     for at, label in enumerate(labels):
-        positives = int((targets_NL[:, at] == 1).sum())
-        negatives = int((targets_NL[:, at] == 0).sum())
-        fell_back = positives < config.min_positives or not negatives
-        cut = pooled if fell_back else best_f1_cut(probabilities_NL[:, at], targets_NL[:, at])
+        positive_N, negative_N = targets_NL[:, at] == 1, targets_NL[:, at] == 0
+        positives = int(positive_N.sum())
+        reason = ""
+        if not negative_N.any():
+            reason = "no known negative in validation"
+        if positives < config.min_positives:
+            reason = f"{positives} positives in validation, fewer than {config.min_positives}"
+        cut = pooled if reason else best_f1_cut(probabilities_NL[:, at], targets_NL[:, at])
+        yes_N = probabilities_NL[:, at] >= cut.threshold
+        tp, fp = int((yes_N & positive_N).sum()), int((yes_N & negative_N).sum())
+        fn, tn = positives - tp, int(negative_N.sum()) - fp
         report.append(
-            LabelThreshold(
+            LabelReport(
                 label=label,
+                objective="f1",
                 threshold=float(str(cut.threshold)),
-                positives=positives,
-                fell_back=fell_back,
+                origin="shared" if reason else "tuned",
+                reason=reason,
                 gap=cut.gap,
+                value=2 * tp / max(1, 2 * tp + fp + fn),
+                tp=tp,
+                fp=fp,
+                fn=fn,
+                tn=tn,
             )
         )
     thresholds = np.array([row.threshold for row in report], dtype=np.float32)

@@ -1,0 +1,79 @@
+"""What tuning says about each label: plain values, for tables, plots and the explorer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from thresher.decision import Decision
+
+__all__ = ["LabelReport", "TunedDecision"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReport:
+    """One label's row; all counts are over its known targets on the tuned rows."""
+
+    label: str
+    objective: str
+    """What chose the threshold, such as ``"f1"``."""
+
+    threshold: float
+    origin: Literal["tuned", "shared", "shrunk", "fixed"]
+    """Whether the label has a threshold of its own, the shared one, one in between, or a given."""
+
+    reason: str = ""
+    """Why it is not simply tuned; empty where it is."""
+
+    gap: float
+    """Distance between the scores around the threshold; of the pooled ones where it is shared."""
+
+    value: float
+    """The objective's metric at the threshold, on the tuned rows."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    value_interval: tuple[float, float] | None = None
+    """95 % interval of the metric; None where it was not asked for."""
+
+    threshold_interval: tuple[float, float] | None = None
+    """95 % interval of the threshold; None where it was not asked for."""
+
+    optimism: float | None = None
+    """Metric on the tuned rows less the cross-validated one; None where it was not asked for."""
+
+    warnings: tuple[str, ...] = ()
+    """Such as "12 positives" or "never predicted"."""
+
+    @property
+    def positives(self) -> int:
+        """Known positives."""
+        return self.tp + self.fn
+
+    @property
+    def negatives(self) -> int:
+        """Known negatives."""
+        return self.fp + self.tn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedDecision:
+    """The decision, the one with a single shared threshold, and how they came about."""
+
+    decision: Decision
+    shared: Decision
+    """The same calibration with the shared threshold for every label."""
+
+    report: tuple[LabelReport, ...]
+    """A row for each label, in their order."""
+
+    notes: tuple[str, ...] = ()
+    """What concerns all labels, such as how many rows have no label at all."""
+
+    @property
+    def fell_back(self) -> tuple[str, ...]:
+        """The labels that took the shared threshold."""
+        return tuple(row.label for row in self.report if row.origin == "shared")
