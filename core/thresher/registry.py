@@ -20,10 +20,20 @@ from thresher.decision import Decision
 from thresher.errors import NotFoundError, unknown_name
 from thresher.evaluation import EvaluationSplit
 
-__all__ = ["DECISION_FILE", "ModelVersion", "connect", "register", "resolve"]
+__all__ = [
+    "DECISION_FILE",
+    "ModelVersion",
+    "connect",
+    "register",
+    "register_decision",
+    "resolve",
+]
 
 DECISION_FILE = "decision.json"
 EVALUATION_FOLDER = "evaluation"
+
+_EVALUATION_RUN = "thresher.evaluation_run"
+"""Tag of a version that shares another's weights: the run that holds the evaluation rows."""
 
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -45,6 +55,8 @@ class ModelVersion:
     name: str
     version: int
     run_id: str
+    source: str
+    """The logged model, shared by versions that differ in their decision alone."""
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,7 +83,9 @@ class ModelVersion:
 
     def evaluation(self, split: str) -> EvaluationSplit:
         """Return the rows of a split, such as ``"validation"`` or ``"test"``."""
-        return EvaluationSplit.load(self.artifact(f"{EVALUATION_FOLDER}/{split}.npz"))
+        run_id = self.tags.get(_EVALUATION_RUN, self.run_id)
+        path = f"{EVALUATION_FOLDER}/{split}.npz"
+        return EvaluationSplit.load(self._download(run_id=run_id, artifact_path=path))
 
     def _download(self, **what: Any) -> Path:
         mlflow = connect()
@@ -111,6 +125,7 @@ def resolve(uri: str) -> ModelVersion:
         name=full.name,
         version=int(full.version),
         run_id=full.run_id,
+        source=full.source,
         aliases=tuple(full.aliases),
         tags=dict(full.tags),
     )
@@ -140,3 +155,23 @@ def register(*, model_uri: str, name: str, alias: str, tags: Mapping[str, str]) 
     created = mlflow.register_model(model_uri, name, tags=dict(tags))
     mlflow.MlflowClient().set_registered_model_alias(name, alias, created.version)
     return resolve(f"models:/{name}/{created.version}")
+
+
+def register_decision(
+    version: ModelVersion, *, run_id: str, alias: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    """Register a version that shares another's weights and differs in its decision.
+
+    Args:
+        version: Whose weights and evaluation rows are shared.
+        run_id: The run whose artifacts hold the new `DECISION_FILE`.
+        alias: The alias that marks the new version, such as ``"candidate"``.
+        tags: Tags of the version.
+    """
+    client = connect().MlflowClient()
+    rows = version.tags.get(_EVALUATION_RUN, version.run_id)
+    created = client.create_model_version(
+        version.name, version.source, run_id=run_id, tags={**tags, _EVALUATION_RUN: rows}
+    )
+    client.set_registered_model_alias(version.name, alias, created.version)
+    return resolve(f"models:/{version.name}/{created.version}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,8 +16,10 @@ from sklearn.metrics import (
 )
 
 from thresher.decision import Decision, FloatArray
+from thresher.evaluation import EvaluationSplit
+from thresher_training.decisions import TunedDecision
 
-__all__ = ["LabelMetrics", "Metrics", "label_table", "mean_average_precision", "metrics"]
+__all__ = ["LabelMetrics", "Metrics", "figures", "label_table", "mean_average_precision", "metrics"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,25 @@ class LabelMetrics:
 
     known: int
     """Known targets."""
+
+
+def figures(tuned: TunedDecision, test: EvaluationSplit) -> dict[str, float]:
+    """Return the test split's figures: mAP, and the others at 0.5, shared and tuned thresholds.
+
+    Args:
+        tuned: The decision and what it is compared with.
+        test: Rows that nothing was tuned on.
+    """
+    found = {
+        "test/mean_average_precision": mean_average_precision(
+            test.targets_NL, tuned.decision.probabilities(test.logits_NL)
+        )
+    }
+    for name, decision in tuned.compared.items():
+        _, predicted_NL = decision.apply(test.logits_NL)
+        for metric, value in metrics(test.targets_NL, predicted_NL).to_dict().items():
+            found[f"test/{name}/{metric}"] = value
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def metrics(targets_NL: FloatArray, predicted_NL: npt.NDArray[np.bool_]) -> Metrics:

@@ -103,14 +103,45 @@ class OptimizationConfig:
 class DecisionConfig:
     """How thresholds are chosen, on the validation split."""
 
-    objective: Literal["f1"] = "f1"
-    """What a label's threshold makes as large as it can be."""
+    objective: str = "f1"
+    """What thresholds make as large as it can be, such as ``"f1"``, ``"precision@recall>=0.9"``,
+    ``"cost(fp=1,fn=5)"`` or ``"micro_f1"``; `thresher_training.decisions.objectives` lists all."""
+
+    objectives: dict[str, str] = field(default_factory=dict)
+    """Label to objective, for labels that want another one; none over all labels together."""
 
     min_positives: int = 20
     """Labels with fewer validation positives take the one threshold shared by all."""
 
+    calibration: Literal["none", "platt", "temperature"] = "none"
+    """Whether probabilities are calibrated first: by scale and bias per label, or one scale."""
+
+    shrinkage: bool = False
+    """Whether labels with few positives are drawn towards the shared threshold."""
+
+    num_folds: int = 5
+    """Folds of the cross-validation behind shrinkage, intervals and optimism."""
+
+    intervals: bool = False
+    """Whether each label's threshold and metric get a 95 % interval, and its optimism is told."""
+
+    seed: int = 0
+    """Seed of folds and resampling."""
+
     def __post_init__(self) -> None:
+        # decisions take this configuration: at the top it would be a circular import
+        from thresher_training.decisions.objectives import parse_objective
+
+        parse_objective(self.objective)
+        for label, text in self.objectives.items():
+            if parse_objective(text).is_joint:
+                raise ConfigError(
+                    f'objectives: "{label}" has "{text}", which is over all labels together; '
+                    "expected an objective for one label"
+                )
         _check(self, "min_positives", low=1)
+        _check(self, "num_folds", low=2)
+        _check(self, "seed", low=0, high=2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from thresher_training.data import DataSet
 from thresher_training.decisions import TunedDecision
 from thresher_training.examples import choose_rows, picture_input, write_examples
 from thresher_training.loop import FitResult
-from thresher_training.metrics import label_table, mean_average_precision, metrics
+from thresher_training.metrics import label_table
 from thresher_training.plots import label_chart, picture_sheet, training_curves
 
-__all__ = ["EXAMPLES_FOLDER", "Outcome", "final_metrics", "write_report"]
+__all__ = ["EXAMPLES_FOLDER", "Outcome", "write_report"]
 
 EXAMPLES_FOLDER = "examples"
 
@@ -42,33 +41,6 @@ class Outcome:
     tuned: TunedDecision
     evaluations: Mapping[str, EvaluationSplit]
     """The splits ``"validation"`` and ``"test"`` with the network's logits."""
-
-    @property
-    def decisions(self) -> dict[str, Decision]:
-        """The decisions that are compared, by name."""
-        tuned = self.tuned.decision
-        half = Decision(
-            labels=tuned.labels,
-            thresholds=np.full(tuned.num_labels, 0.5),
-            scale=tuned.scale,
-            bias=tuned.bias,
-        )
-        return {"at_0.5": half, "shared": self.tuned.shared, "tuned": tuned}
-
-
-def final_metrics(outcome: Outcome) -> dict[str, float]:
-    """Return the test split's figures: mAP, and the others at 0.5, shared and tuned thresholds."""
-    test = outcome.evaluations["test"]
-    found = {
-        "test/mean_average_precision": mean_average_precision(
-            test.targets_NL, outcome.tuned.decision.probabilities(test.logits_NL)
-        )
-    }
-    for name, decision in outcome.decisions.items():
-        _, predicted_NL = decision.apply(test.logits_NL)
-        for metric, value in metrics(test.targets_NL, predicted_NL).to_dict().items():
-            found[f"test/{name}/{metric}"] = value
-    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def write_report(outcome: Outcome, folder: Path, *, num_examples: int) -> None:
@@ -106,7 +78,7 @@ def _write_table(outcome: Outcome, folder: Path) -> None:
     test, tuned = outcome.evaluations["test"], outcome.tuned.decision
     probabilities_NL = tuned.probabilities(test.logits_NL)
     rows = label_table(test.targets_NL, probabilities_NL, tuned)
-    at_half = label_table(test.targets_NL, probabilities_NL, outcome.decisions["at_0.5"])
+    at_half = label_table(test.targets_NL, probabilities_NL, outcome.tuned.compared["at_0.5"])
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -117,11 +89,7 @@ def _write_table(outcome: Outcome, folder: Path) -> None:
                 (
                     *(row.label, row.support, row.threshold),
                     *(f"{x:.4f}" for x in figures),
-                    *(
-                        tuning.positives,
-                        str(tuning.origin == "shared").lower(),
-                        f"{tuning.gap:.3g}",
-                    ),
+                    *(tuning.positives, fell_back, f"{tuning.gap:.3g}"),
                 )
             )
     label_chart(

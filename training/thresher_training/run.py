@@ -19,10 +19,11 @@ from thresher_training.examples import copy_examples, picture_input
 from thresher_training.imports import call_with_options, import_callable
 from thresher_training.loop import EpochMetrics, FitResult, fit, predict_logits, seeded
 from thresher_training.losses import build_loss
+from thresher_training.metrics import figures
 from thresher_training.preflight import check_network
 from thresher_training.progress import show_progress
 from thresher_training.recipe import Recipe
-from thresher_training.report import EXAMPLES_FOLDER, Outcome, final_metrics, write_report
+from thresher_training.report import EXAMPLES_FOLDER, Outcome, write_report
 from thresher_training.tracking import log_data, log_network, log_recipe, tracked_run
 
 __all__ = ["TrainedModel", "train"]
@@ -83,7 +84,7 @@ def train(recipe: Recipe, *, recipe_folder: Path | None = None) -> TrainedModel:
             order = check_network(network, data.splits["train"])
         fitted = _fit(recipe, network, data)
         outcome = _evaluate(recipe, network, data, fitted)
-        found = final_metrics(outcome)
+        found = figures(outcome.tuned, outcome.evaluations["test"])
         mlflow = connect()
         mlflow.log_metrics({**found, "best_epoch": fitted.best_epoch})
         folder = Path(temporary)

@@ -9,12 +9,15 @@ import click
 from thresher.cli.export import export, verify
 from thresher.cli.serve import predict, runtime, serve, stop
 from thresher.cli.train import train, ui
+from thresher.cli.tune import diff, tune
 from thresher.errors import MissingExtraError, ThresherError
 
 __all__ = ["main"]
 
 _EXTRAS = {
     "train": "train",
+    "tune": "train",
+    "diff": "train",
     "ui": "train",
     "export": "export",
     "verify": "export",
@@ -68,5 +71,5 @@ def main() -> None:
     """
 
 
-for _command in (train, export, serve, predict, verify, stop, ui, runtime):
+for _command in (train, tune, diff, export, serve, predict, verify, stop, ui, runtime):
     main.add_command(_command)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["print_json", "print_table", "say", "steps"]
+__all__ = ["print_figures", "print_json", "print_table", "say", "steps"]
 
 
 def say(text: str) -> None:
@@ -38,6 +38,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         console.width = max(console.width, 120)
     console.print(title, style="bold", markup=False, highlight=False)
     console.print(table)
+
+
+def print_figures(uri: str, metrics: Mapping[str, float]) -> None:
+    """Print the test figures that training and tuning log, by kind of thresholds."""
+    names = ("micro_f1", "macro_f1", "hamming_loss", "subset_accuracy")
+    print_table(
+        f"{uri} on the test split",
+        ["thresholds", *(f"#{name.replace('_', ' ')}" for name in names)],
+        [
+            [words, *(f"{metrics.get(f'test/{at}/{name}', float('nan')):.4f}" for name in names)]
+            for at, words in (
+                ("at_0.5", "0.5 for every label"),
+                ("shared", "one for all labels"),
+                ("tuned", "one for each label, as registered"),
+            )
+        ],
+    )
 
 
 @contextlib.contextmanager

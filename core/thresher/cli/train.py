@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from thresher.cli.options import json_option
-from thresher.cli.output import print_json, print_table, say
+from thresher.cli.output import print_figures, print_json, say
 
 __all__ = ["train", "ui"]
 
@@ -44,19 +44,7 @@ def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
             }
         )
         return
-    shown = ("micro_f1", "macro_f1", "hamming_loss", "subset_accuracy")
-    print_table(
-        f"{done.uri} on the test split",
-        ["thresholds", *(f"#{name.replace('_', ' ')}" for name in shown)],
-        [
-            [words, *(f"{done.metrics[f'test/{at}/{name}']:.4f}" for name in shown)]
-            for at, words in (
-                ("at_0.5", "0.5 for every label"),
-                ("shared", "one for all labels"),
-                ("tuned", "one for each label, as registered"),
-            )
-        ],
-    )
+    print_figures(done.uri, done.metrics)
     click.echo(f"Registered {done.uri} as {done.name}@{resolved.alias}")
     say(f"Next: thresher export models:/{done.name}@{resolved.alias}")
 

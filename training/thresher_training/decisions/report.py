@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from thresher.decision import Decision
 
 __all__ = ["LabelReport", "TunedDecision"]
@@ -72,6 +74,17 @@ class TunedDecision:
 
     notes: tuple[str, ...] = ()
     """What concerns all labels, such as how many rows have no label at all."""
+
+    @property
+    def compared(self) -> dict[str, Decision]:
+        """The decisions that figures are given for, by name: 0.5, shared and tuned thresholds."""
+        half = Decision(
+            labels=self.decision.labels,
+            thresholds=np.full(self.decision.num_labels, 0.5),
+            scale=self.decision.scale,
+            bias=self.decision.bias,
+        )
+        return {"at_0.5": half, "shared": self.shared, "tuned": self.decision}
 
     @property
     def fell_back(self) -> tuple[str, ...]:

@@ -1,90 +1,40 @@
-"""Thresholds that make F1 as large as it can be, exactly, and as safe as they can be.
+"""From logits and targets to a decision: calibration, a cut for each label, fallbacks, a report.
 
-Every cut between two neighbouring distinct probabilities is tried, by sorting. Among the cuts with
-the best F1 the one with the widest gap is taken, and the threshold is put in its middle: rounding
-differences between engines then have the most room before they flip a validated decision.
-NumPy only; nothing here knows about torch.
-
-Source: Z. C. Lipton, C. Elkan and B. Naryanaswamy, "Optimal Thresholding of Classifiers to Maximize
-F1 Measure", ECML PKDD 2014 (F1 per label is maximised by one threshold on the label's score).
+Labels with too few positives take one threshold shared by all, and the report says so. Nothing is
+decided silently: rows without any label are counted in a note, and an objective that cannot be met
+is an error that says what can be had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import Decision, FloatArray
-from thresher.errors import DataError
+from thresher.errors import ConfigError, DataError, DecisionError, unknown_name
+from thresher_training.decisions.calibration import calibration_warnings, fit_calibration
+from thresher_training.decisions.cuts import Cuts, Progress, best_cuts, check_shapes
+from thresher_training.decisions.joint import (
+    best_example_cuts,
+    best_micro_cuts,
+    cuts_at,
+    shared_cut,
+)
+from thresher_training.decisions.objectives import Objective, parse_objective
 from thresher_training.decisions.report import LabelReport, TunedDecision
-from thresher_training.recipe import DecisionConfig
+from thresher_training.decisions.robust import check_thresholds
 
-__all__ = ["Cut", "best_f1_cut", "tune_decision"]
+if TYPE_CHECKING:  # the recipe checks its objectives with this package
+    from thresher_training.recipe import DecisionConfig
 
+__all__ = ["choose_cuts", "resolve_objectives", "shared_objective", "tune_decision"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """A threshold and what it gives on the scores it was chosen on."""
-
-    threshold: np.float32
-    """A score equal to it is a yes."""
-
-    f1: float
-    """F1 at the threshold."""
-
-    gap: float
-    """Distance between the lowest score that is a yes and the highest that is a no."""
-
-
-def best_f1_cut(scores_N: FloatArray, targets_N: FloatArray) -> Cut:
-    """Return the threshold with the best F1, in the middle of the widest gap that gives it.
-
-    With no positives, F1 is 0 everywhere and the threshold is 0.5.
-
-    Args:
-        scores_N: float32 [N] in [0, 1].
-        targets_N: float32 [N] of 0 and 1; NaN where unknown, which is left out.
-
-    Raises:
-        DataError: If a score is not in [0, 1].
-
-    Example:
-        >>> cut = best_f1_cut(np.float32([0.125, 0.25, 0.75, 0.875]), np.float32([0, 0, 1, 1]))
-        >>> float(cut.threshold), cut.f1, cut.gap
-        (0.5, 1.0, 0.5)
-    """
-    scores_N = np.asarray(scores_N, dtype=np.float32)
-    if not ((scores_N >= 0) & (scores_N <= 1)).all():
-        raise DataError("scores must be probabilities in [0, 1], got a number outside or NaN")
-    known_N = ~np.isnan(targets_N)
-    scores_N, positive_N = scores_N[known_N], targets_N[known_N] == 1
-    num_positives = int(positive_N.sum())
-    if not num_positives:
-        return Cut(threshold=np.float32(0.5), f1=0.0, gap=0.0)
-    order = np.argsort(-scores_N, kind="stable")
-    scores_N, positive_N = scores_N[order], positive_N[order]
-    # a cut may only fall after the last of equal scores: K cuts for K distinct scores
-    last_K = np.append(np.flatnonzero(np.diff(scores_N)), len(scores_N) - 1)
-    high_K = scores_N[last_K].astype(np.float64)
-    low_K = np.append(high_K[1:], 0.0)  # below the lowest score there is room down to 0
-    f1_K = 2 * np.cumsum(positive_N)[last_K] / (last_K + 1 + num_positives)
-    # equal ratios of whole numbers are equal floats: division rounds correctly
-    best_K = np.flatnonzero(f1_K == f1_K.max())
-    at = best_K[np.argmax((high_K - low_K)[best_K])]
-    return Cut(
-        threshold=_between(low_K[at], high_K[at]),
-        f1=float(f1_K[at]),
-        gap=float(high_K[at] - low_K[at]),
-    )
-
-
-def _between(low: float, high: float) -> np.float32:
-    """Return the float32 nearest the middle of two float32 scores, above low and at most high."""
-    middle = np.float32((low + high) / 2)
-    return middle if middle > low else np.float32(high)
+_BoolArray = npt.NDArray[np.bool_]
+_ROWS = 8192
 
 
 def tune_decision(
@@ -93,68 +43,265 @@ def tune_decision(
     targets_NL: FloatArray,
     config: DecisionConfig,
     *,
-    scale: npt.ArrayLike | None = None,
-    bias: npt.ArrayLike | None = None,
+    progress: Progress | None = None,
 ) -> TunedDecision:
-    """Return the decision with the best F1 for each label on a split.
+    """Return the decision with the best value of each label's objective on a split.
 
     A label with fewer than ``config.min_positives`` known positives, or without a known negative,
-    takes the shared threshold: the one with the best micro-F1, over all labels' scores pooled.
+    takes the shared threshold: the one with the best micro-F over all labels' scores pooled.
+    A fixed threshold needs no positives.
 
     Args:
         labels: L names.
         logits_NL: float32 [N, L] of the validation split.
         targets_NL: float32 [N, L] of 0 and 1; NaN where unknown.
         config: The recipe's section.
-        scale: float32 [L], calibration; 1 where left out.
-        bias: float32 [L], calibration; 0 where left out.
+        progress: Called with labels done and all labels, in each pass over the labels.
 
     Raises:
-        DataError: If a logit is NaN; names the label.
+        ConfigError: If an objective names an unknown label.
+        DataError: If a logit is NaN or infinite, or a target is not 0, 1 or NaN; names the label.
+        DecisionError: If a label's objective cannot be met; says the best that can be had.
     """
-    half = Decision(labels=labels, thresholds=np.full(len(labels), 0.5), scale=scale, bias=bias)
-    probabilities_NL = half.probabilities(logits_NL)
-    broken_L = np.isnan(probabilities_NL).any(axis=0)
-    if broken_L.any():
-        names = ", ".join(f'"{labels[at]}"' for at in np.flatnonzero(broken_L)[:5])
-        raise DataError(f"no threshold can be chosen on logits that are NaN (labels {names})")
-    pooled = best_f1_cut(probabilities_NL.ravel(), targets_NL.ravel())
-    report = []
-    for at, label in enumerate(labels):
-        positive_N, negative_N = targets_NL[:, at] == 1, targets_NL[:, at] == 0
-        positives = int(positive_N.sum())
-        reason = ""
-        if not negative_N.any():
-            reason = "no known negative in validation"
-        if positives < config.min_positives:
-            reason = f"{positives} positives in validation, fewer than {config.min_positives}"
-        cut = pooled if reason else best_f1_cut(probabilities_NL[:, at], targets_NL[:, at])
-        yes_N = probabilities_NL[:, at] >= cut.threshold
-        tp, fp = int((yes_N & positive_N).sum()), int((yes_N & negative_N).sum())
-        fn, tn = positives - tp, int(negative_N.sum()) - fp
-        report.append(
-            LabelReport(
-                label=label,
-                objective="f1",
-                threshold=float(str(cut.threshold)),
-                origin="shared" if reason else "tuned",
-                reason=reason,
-                gap=cut.gap,
-                value=2 * tp / max(1, 2 * tp + fp + fn),
-                tp=tp,
-                fp=fp,
-                fn=fn,
-                tn=tn,
-            )
+    labels = tuple(labels)
+    objectives = resolve_objectives(labels, config)
+    _check_logits(labels, logits_NL)
+    logits_NL, targets_NL = check_shapes(logits_NL, targets_NL)
+    scale_L, bias_L = fit_calibration(logits_NL, targets_NL, config.calibration)
+    half = Decision(labels=labels, thresholds=np.full(len(labels), 0.5), scale=scale_L, bias=bias_L)
+    probabilities_NL = np.empty(logits_NL.shape, dtype=np.float32)
+    for row in range(0, len(logits_NL), _ROWS):
+        rows = slice(row, row + _ROWS)
+        probabilities_NL[rows] = half.probabilities(logits_NL[rows])
+    own = best_cuts(
+        probabilities_NL,
+        targets_NL,
+        [_of_one_label(objective) for objective in objectives],
+        progress=progress,
+        labels=labels,
+    )
+    reasons = _fallback_reasons(own, objectives, config.min_positives)
+    free_L = np.array([not reason for reason in reasons])
+    _check_met(labels, own, objectives, free_L)
+    shared = shared_cut(probabilities_NL, targets_NL, shared_objective(objectives))
+    cuts = choose_cuts(
+        probabilities_NL, targets_NL, objectives, own, shared, free_L, progress=progress
+    )
+    checked = None
+    if config.shrinkage or config.intervals:
+        checked = check_thresholds(
+            probabilities_NL,
+            targets_NL,
+            objectives,
+            cuts.thresholds_L,
+            float(shared.thresholds_L[0]),
+            free_L,
+            config,
+            shared_objective=shared_objective(objectives),
+            joint=partial(_joint_thresholds, objectives, free_L),
         )
-    thresholds = np.array([row.threshold for row in report], dtype=np.float32)
+        if checked.shrunk_L.any():
+            single = [_of_one_label(objective) for objective in objectives]
+            cuts = cuts.replace(
+                checked.shrunk_L,
+                cuts_at(probabilities_NL, targets_NL, checked.thresholds_L, single),
+            )
+    thresholds_L = cuts.thresholds_L
+    decision = Decision(labels=labels, thresholds=thresholds_L, scale=scale_L, bias=bias_L)
+    report = [
+        _label_report(label, cuts.at(at), thresholds_L[at], objectives[at], reasons[at])
+        for at, label in enumerate(labels)
+    ]
+    if checked:
+        report = [checked.complete(at, row) for at, row in enumerate(report)]
+    notes = (
+        *calibration_warnings(labels, targets_NL, scale_L, config.calibration),
+        *(checked.notes if checked else ()),
+        *_notes(decision, probabilities_NL, targets_NL),
+    )
     return TunedDecision(
-        decision=Decision(labels=labels, thresholds=thresholds, scale=scale, bias=bias),
+        decision=decision,
         shared=Decision(
             labels=labels,
-            thresholds=np.full(len(labels), pooled.threshold),
-            scale=scale,
-            bias=bias,
+            thresholds=np.full(len(labels), shared.thresholds_L[0]),
+            scale=scale_L,
+            bias=bias_L,
         ),
         report=tuple(report),
+        notes=notes,
     )
+
+
+def resolve_objectives(labels: Sequence[str], config: DecisionConfig) -> list[Objective]:
+    """Return each label's objective; a joint one stands at every label that it is over.
+
+    Raises:
+        ConfigError: If ``config.objectives`` names a label that does not exist.
+    """
+    for name in config.objectives:
+        if name not in labels:
+            raise ConfigError(f"decision.objectives: {unknown_name('label', name, labels)}")
+    return [parse_objective(config.objectives.get(label, config.objective)) for label in labels]
+
+
+def shared_objective(objectives: Sequence[Objective]) -> Objective:
+    """Return what the shared threshold is chosen for: the labels' F-beta if they agree, else F1."""
+    betas = {objective.beta for objective in objectives if _is_f(objective)}
+    return parse_objective(f"f{betas.pop()}" if len(betas) == 1 else "f1")
+
+
+def _is_f(objective: Objective) -> bool:
+    return objective.kind == "f" or objective.is_joint
+
+
+def _of_one_label(objective: Objective) -> Objective:
+    """Return the objective of a label on its own: of a joint one, F with the same beta."""
+    return parse_objective(f"f{objective.beta}") if objective.is_joint else objective
+
+
+def choose_cuts(
+    scores_NL: FloatArray,
+    targets_NL: FloatArray,
+    objectives: Sequence[Objective],
+    own: Cuts,
+    shared: Cuts,
+    free_L: _BoolArray,
+    *,
+    progress: Progress | None = None,
+) -> Cuts:
+    """Return the cuts of all labels: their own, the shared one, or the jointly best.
+
+    Args:
+        scores_NL: float32 [N, L] in [0, 1].
+        targets_NL: float32 [N, L] of 0 and 1; NaN where unknown.
+        objectives: One for each label; all joint ones are the same.
+        own: Each label's best cut on its own.
+        shared: The best cut for all labels, of length 1.
+        free_L: bool [L], the labels that need not take the shared cut.
+        progress: Called with labels done and all labels.
+    """
+    single = [_of_one_label(objective) for objective in objectives]
+    threshold = shared.thresholds_L[0]
+    everywhere = own
+    joint_L = free_L & np.array([objective.is_joint for objective in objectives])
+    joint = next((objective for objective in objectives if objective.is_joint), None)
+    if not free_L.all() or joint:
+        everywhere = cuts_at(scores_NL, targets_NL, np.full(len(own), threshold), single)
+    cuts = own.replace(~free_L, everywhere)
+    if joint and joint.kind == "shared":
+        return cuts.replace(joint_L, everywhere)
+    if joint:
+        # micro-F first: it is what is asked for, or a start on the way to the example-based F
+        micro, _ = best_micro_cuts(scores_NL, targets_NL, joint, cuts, joint_L, progress=progress)
+        if joint.kind == "micro":
+            return micro
+        starts = [each.thresholds_L for each in (cuts, cuts.replace(joint_L, everywhere), micro)]
+        thresholds_L, _ = best_example_cuts(
+            scores_NL, targets_NL, joint, starts, joint_L, progress=progress
+        )
+        return cuts.replace(joint_L, cuts_at(scores_NL, targets_NL, thresholds_L, single))
+    return cuts
+
+
+def _joint_thresholds(
+    objectives: Sequence[Objective],
+    free_L: _BoolArray,
+    scores_NL: FloatArray,
+    targets_NL: FloatArray,
+) -> FloatArray:
+    """Return the thresholds that `tune_decision` would choose on these scores."""
+    own = best_cuts(scores_NL, targets_NL, [_of_one_label(each) for each in objectives])
+    shared = shared_cut(scores_NL, targets_NL, shared_objective(objectives))
+    return choose_cuts(scores_NL, targets_NL, objectives, own, shared, free_L).thresholds_L
+
+
+def _check_logits(labels: Sequence[str], logits_NL: FloatArray) -> None:
+    """Refuse logits that are not finite, by label and row."""
+    logits = np.asarray(logits_NL)
+    if logits.ndim != 2 or logits.shape[1] != len(labels) or np.isfinite(logits).all():
+        return  # shapes are the decision's to judge
+    bad_NL = ~np.isfinite(logits)
+    names = [f'"{labels[at]}"' for at in np.flatnonzero(bad_NL.any(axis=0)).tolist()]
+    rows = np.flatnonzero(bad_NL.any(axis=1))
+    raise DataError(
+        f"no threshold can be chosen on logits that are NaN or infinite: {int(bad_NL.sum())} of "
+        f"them, in {len(rows)} rows (first {', '.join(map(str, rows[:3]))}), "
+        f"labels {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    )
+
+
+def _fallback_reasons(own: Cuts, objectives: Sequence[Objective], min_positives: int) -> list[str]:
+    """Return for each label why it takes the shared threshold; empty where it does not."""
+    reasons = []
+    for at, objective in enumerate(objectives):
+        positives = int(own.tp_L[at] + own.fn_L[at])
+        if objective.kind == "fixed":
+            reasons.append("")
+        elif positives < min_positives:
+            reasons.append(f"{positives} positives in validation, fewer than {min_positives}")
+        elif not own.fp_L[at] + own.tn_L[at]:
+            reasons.append("no known negative in validation")
+        else:
+            reasons.append("")
+    return reasons
+
+
+def _check_met(
+    labels: Sequence[str], own: Cuts, objectives: Sequence[Objective], free_L: _BoolArray
+) -> None:
+    """Refuse bounds that no cut meets, with the best that can be had."""
+    missed = []
+    for at in np.flatnonzero(free_L & ~own.feasible_L).tolist():
+        counts = (own.tp_L[at], own.fp_L[at], own.fn_L[at], own.tn_L[at])
+        bounded, other = objectives[at].tie_value(*counts), objectives[at].metric(*counts)
+        wanted, _, bound = objectives[at].text.partition("@")
+        bound = bound.partition(">=")[0]
+        missed.append(
+            f'"{labels[at]}": {objectives[at].text} cannot be met; '
+            f"the best {bound} is {bounded:.4g}, with {wanted} {other:.4g}"
+        )
+    if missed:
+        more = f"; and {len(missed) - 5} more labels" if len(missed) > 5 else ""
+        raise DecisionError(f"{'; '.join(missed[:5])}{more}. Lower the bound in [decision]")
+
+
+def _label_report(
+    label: str, cut: dict[str, float], threshold: np.float32, objective: Objective, reason: str
+) -> LabelReport:
+    tp, fp, fn, tn = (int(cut[name]) for name in ("tp", "fp", "fn", "tn"))
+    warnings = []
+    if tp + fn and not tp + fp:
+        warnings.append("never predicted")
+    if fp + tn and not fn + tn:
+        warnings.append("predicted in every row")
+    shared = bool(reason) or objective.kind == "shared"
+    return LabelReport(
+        label=label,
+        objective=objective.text,
+        threshold=float(str(threshold)),
+        origin="shared" if shared else "fixed" if objective.kind == "fixed" else "tuned",
+        reason=reason or (f"objective {objective.text}" if shared else ""),
+        gap=float(cut["gap"]),
+        value=float(objective.metric(tp, fp, fn, tn)),
+        tp=tp,
+        fp=fp,
+        fn=fn,
+        tn=tn,
+        warnings=tuple(warnings),
+    )
+
+
+def _notes(
+    decision: Decision, probabilities_NL: FloatArray, targets_NL: FloatArray
+) -> tuple[str, ...]:
+    """Return how many rows get no label at all, if any do."""
+    without, with_positives = 0, 0
+    for row in range(0, len(probabilities_NL), _ROWS):
+        rows = slice(row, row + _ROWS)
+        none_N = ~decision.decide(probabilities_NL[rows]).any(axis=1)
+        without += int(none_N.sum())
+        with_positives += int((none_N & (targets_NL[rows] == 1).any(axis=1)).sum())
+    if not without:
+        return ()
+    rows_said = f"{without:,} of {len(probabilities_NL):,} rows get no label at all"
+    return (f"{rows_said}; {with_positives:,} of them have known positives",)

@@ -1,0 +1,219 @@
+"""`thresher tune` and `thresher diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from thresher.cli.options import json_option
+from thresher.cli.output import print_figures, print_json, print_table, say, steps
+
+if TYPE_CHECKING:
+    from thresher_training.decisions import LabelReport
+
+__all__ = ["diff", "tune"]
+
+_MOST_ROWS = 60
+
+
+@click.command()
+@click.argument("model_uri")
+@click.option(
+    "--objective",
+    default="f1",
+    show_default=True,
+    help="What thresholds make as large as can be: f1, f2, precision@recall>=0.9, "
+    "recall@precision>=0.95, balanced_accuracy, mcc, cost(fp=1,fn=5), prevalence, fixed=0.7; "
+    "jointly micro_f1, example_f1, shared_f1.",
+)
+@click.option(
+    "--set",
+    "choices",
+    multiple=True,
+    metavar="LABEL=VALUE",
+    help="A label's own threshold (0.7) or objective (f2). Repeatable.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Choice(["none", "platt", "temperature"]),
+    default="none",
+    show_default=True,
+    help="Calibration that is fitted before the thresholds.",
+)
+@click.option(
+    "--min-positives",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Labels with fewer take the one threshold that all share.",
+)
+@click.option("--shrink", is_flag=True, help="Draw rare labels' thresholds towards the shared one.")
+@click.option("--intervals", is_flag=True, help="Cross-validate: 95 % intervals and optimism.")
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Tune on this NPZ or Parquet file (logits or probabilities, and targets).",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the threshold explorer here too.",
+)
+@click.option("--alias", default="candidate", show_default=True, help="Marks the new version.")
+@json_option
+def tune(
+    model_uri: str,
+    objective: str,
+    choices: tuple[str, ...],
+    calibrate: str,
+    min_positives: int,
+    shrink: bool,
+    intervals: bool,
+    scores: Path | None,
+    html: Path | None,
+    alias: str,
+    as_json: bool,
+) -> None:
+    """Choose new thresholds for a registered version; register them with the same weights.
+
+    Example: thresher tune models:/digits@candidate --objective "recall@precision>=0.95"
+    """
+    import dataclasses
+
+    from thresher.config import from_mapping
+    from thresher_training.recipe import DecisionConfig
+    from thresher_training.tuning import tune_version
+
+    config = from_mapping(
+        {
+            "objective": objective,
+            "objectives": dict(_own_objective(choice) for choice in choices),
+            "calibration": calibrate,
+            "min_positives": min_positives,
+            "shrinkage": shrink,
+            "intervals": intervals,
+        },
+        DecisionConfig,
+        where="thresher tune",
+    )
+    with steps() as show:
+        done = tune_version(model_uri, config, scores=scores, html=html, alias=alias, progress=show)
+    version, source = done.version, done.source
+    if as_json:
+        print_json(
+            {
+                "name": version.name,
+                "version": version.version,
+                "uri": version.uri,
+                "tuned_from": source.uri,
+                "metrics": dict(done.metrics),
+                "labels": [dataclasses.asdict(row) for row in done.tuned.report],
+                "notes": list(done.tuned.notes),
+            }
+        )
+        return
+    before = source.decision().thresholds
+    rows = done.tuned.report[:_MOST_ROWS]
+    print_table(
+        f"{source.uri} -> {version.uri}, on the rows that were tuned on",
+        ["label", "#positives", "#threshold before", "#now", "objective", "#value", "remarks"],
+        [
+            [
+                row.label,
+                f"{row.positives:,}",
+                f"{before[k]:.4f}",
+                f"{row.threshold:.4f}",
+                row.objective,
+                _value(row),
+                "; ".join(filter(None, (row.reason, *row.warnings))),
+            ]
+            for k, row in enumerate(rows)
+        ],
+    )
+    if len(rows) < len(done.tuned.report):
+        say(f"... and {len(done.tuned.report) - len(rows)} more labels, in the run's labels.csv")
+    for note in done.tuned.notes:
+        click.echo(note)
+    print_figures(version.uri, done.metrics)
+    click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
+    if html:
+        click.echo(f"Threshold explorer: {html}")
+    say(f"Next: thresher export {version.uri}, or thresher diff {source.uri} {version.uri}")
+
+
+def _own_objective(choice: str) -> tuple[str, str]:
+    """Return label and objective of LABEL=VALUE; a number is a fixed threshold."""
+    from thresher.errors import ConfigError
+
+    label, equals, value = choice.rpartition("=") if _is_number(choice) else choice.partition("=")
+    if not equals or not label or not value:
+        raise ConfigError(f"--set {choice}: expected LABEL=0.7 or LABEL=OBJECTIVE")
+    return label, f"fixed={value}" if _is_number(choice) else value
+
+
+def _is_number(choice: str) -> bool:
+    try:
+        float(choice.rpartition("=")[2])
+    except ValueError:
+        return False
+    return True
+
+
+def _value(row: LabelReport) -> str:
+    text = f"{row.value:.4f}"
+    if row.value_interval:
+        text += f" [{row.value_interval[0]:.3f}, {row.value_interval[1]:.3f}]"
+    return text
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="The rows that are compared.",
+)
+@json_option
+def diff(first: str, second: str, split: str, as_json: bool) -> None:
+    """Show what changes between two versions, label by label, on the same rows.
+
+    Example: thresher diff models:/digits/1 models:/digits/2
+    """
+    import dataclasses
+
+    from thresher.registry import resolve
+    from thresher_training.difference import diff_versions
+
+    a, b = resolve(first), resolve(second)
+    found = diff_versions(a, b, split=split)
+    if as_json:
+        print_json(
+            {
+                "first": a.uri,
+                "second": b.uri,
+                "split": split,
+                "labels": [dataclasses.asdict(row) for row in found],
+            }
+        )
+        return
+    print_table(
+        f"{a.uri} -> {b.uri} on the {split} split",
+        ["label", "#threshold", "#now", "#F1", "#now", "#change [95 %]", "#to yes", "#to no"],
+        [
+            [
+                row.label,
+                *(f"{x:.4f}" for x in (*row.thresholds, *row.f1)),
+                f"{row.change:+.4f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]",
+                f"{row.to_yes:,}",
+                f"{row.to_no:,}",
+            ]
+            for row in found
+        ],
+    )
+    flips = sum(row.to_yes + row.to_no for row in found)
+    click.echo(f"{flips:,} decisions differ")
