@@ -19,6 +19,7 @@ from thresher_training.examples import choose_rows, picture_input, write_example
 from thresher_training.loop import FitResult
 from thresher_training.metrics import label_table
 from thresher_training.plots import label_chart, picture_sheet, training_curves
+from thresher_training.tuning_report import write_tuning_report
 
 __all__ = ["EXAMPLES_FOLDER", "Outcome", "write_report"]
 
@@ -57,6 +58,15 @@ def write_report(outcome: Outcome, folder: Path, *, num_examples: int) -> None:
         split.save(folder / "evaluation" / f"{name}.npz")
     (folder / "plots").mkdir()
     _write_table(outcome, folder)
+    validation = outcome.evaluations["validation"]
+    (folder / "thresholds").mkdir()
+    write_tuning_report(
+        outcome.tuned,
+        validation.logits_NL,
+        validation.targets_NL,
+        folder / "thresholds",
+        title=f"{outcome.name}: thresholds on the validation split",
+    )
     epochs = outcome.fitted.epochs
     training_curves(
         [epoch.epoch for epoch in epochs],

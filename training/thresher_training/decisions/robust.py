@@ -183,7 +183,8 @@ def shrink(
 def _logit(thresholds: FloatArray) -> _Array:
     p = thresholds.astype(np.float64)
     with np.errstate(divide="ignore"):
-        return np.clip(np.log(p) - np.log1p(-p), -_FAR, _FAR)
+        logits: _Array = np.clip(np.log(p) - np.log1p(-p), -_FAR, _FAR)
+    return logits
 
 
 def choose_shrinkage(
