@@ -298,7 +298,7 @@ def test_a_thousand_labels_stay_small_and_quick(window, tmp_path):
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-@pytest.mark.parametrize("width", [900, 1280])
+@pytest.mark.parametrize("width", [590, 900, 1280])
 def test_nothing_is_cut_off_at_the_sides(page, width, is_dark):
     page.resize(width, 800, dark=is_dark)
     assert page.run(
