@@ -28,9 +28,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
-__all__ = ["DATA", "NAMES", "RealData", "Scored", "data_folder", "load", "scored"]
+__all__ = ["DATA", "KEPT", "NAMES", "ROOT", "RealData", "Scored", "data_folder", "load", "scored"]
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / ".thresher" / "results"
 DATA = "THRESHER_DATA"
 NAMES = ("emotions", "yeast", "bibtex", "delicious", "goemotions")
 NUM_FOLDS = 5
@@ -151,13 +152,13 @@ def _goemotions(folder: Path) -> RealData:
     )
 
 
-def scored(name: str, *, num_jobs: int = 2) -> Scored:
-    """Return the logits of a data set, from ``.thresher/results`` where an earlier run left them.
+def scored(name: str, *, num_jobs: int = 2, keep: Path = KEPT) -> Scored:
+    """Return the logits of a data set, from the folder ``keep`` where an earlier run left them.
 
     Raises:
         FileNotFoundError: If neither kept logits nor the data is there.
     """
-    path = ROOT / ".thresher" / "results" / f"{name}.npz"
+    path = keep / f"{name}.npz"
     if path.is_file():
         with np.load(path) as kept:
             arrays = dict(kept)

@@ -176,11 +176,11 @@ def main() -> None:
         cases.append(measure("random", *random_rows(num_rows, num_labels), repeats=repeats))
         show(cases[-1])
     for name in arguments.real:
-        from real_data import load, scored
+        from real_data import scored
 
-        rows = scored(load(name))
-        logits = rows.tuning_logits_NL.copy()
-        cases.append(measure(name, logits, rows.tuning_targets_NL, repeats=3))
+        rows = scored(name)
+        logits = rows.tune_logits_NL.copy()
+        cases.append(measure(name, logits, rows.tune_targets_NL, repeats=3))
         show(cases[-1])
     machine = {
         "cpu_cores": os.cpu_count(),

@@ -18,6 +18,7 @@ from sklearn.metrics import (
 from thresher.decision import Decision, FloatArray
 from thresher.evaluation import EvaluationSplit
 from thresher_training.decisions import TunedDecision
+from thresher_training.decisions.calibration import calibration_error
 
 __all__ = ["LabelMetrics", "Metrics", "figures", "label_table", "mean_average_precision", "metrics"]
 
@@ -63,7 +64,10 @@ class LabelMetrics:
 
 
 def figures(tuned: TunedDecision, test: EvaluationSplit) -> dict[str, float]:
-    """Return the test split's figures: mAP, and the others at 0.5, shared and tuned thresholds.
+    """Return the test split's figures by name.
+
+    mAP, expected calibration error and Brier score (before calibration too, where there is one),
+    and the others at 0.5, shared and tuned thresholds.
 
     Args:
         tuned: The decision and what it is compared with.
@@ -74,6 +78,13 @@ def figures(tuned: TunedDecision, test: EvaluationSplit) -> dict[str, float]:
             test.targets_NL, tuned.decision.probabilities(test.logits_NL)
         )
     }
+    plain = Decision(labels=tuned.decision.labels, thresholds=tuned.decision.thresholds)
+    for suffix, decision in (("", tuned.decision), ("_uncalibrated", plain)):
+        if decision == tuned.decision and suffix:
+            continue
+        error = calibration_error(decision.probabilities(test.logits_NL), test.targets_NL)
+        found[f"test/expected_calibration_error{suffix}"] = error.ece
+        found[f"test/brier_score{suffix}"] = error.brier
     for name, decision in tuned.compared.items():
         _, predicted_NL = decision.apply(test.logits_NL)
         for metric, value in metrics(test.targets_NL, predicted_NL).to_dict().items():

@@ -137,6 +137,10 @@ def tune(
     for note in done.tuned.notes:
         click.echo(note)
     print_figures(version.uri, done.metrics)
+    if calibrate != "none":
+        for name in ("expected_calibration_error", "brier_score"):
+            before_it, after = (done.metrics[f"test/{name}{x}"] for x in ("_uncalibrated", ""))
+            click.echo(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
     click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
     if html:
         click.echo(f"Threshold explorer: {html}")

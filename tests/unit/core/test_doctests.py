@@ -4,7 +4,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["thresher.config", "thresher.decision", "thresher.errors"])
+@pytest.mark.parametrize(
+    "name", ["thresher.config", "thresher.decision", "thresher.errors", "thresher.scores"]
+)
 def test_examples_in_docstrings_are_true(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.attempted

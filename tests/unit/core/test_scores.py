@@ -124,7 +124,7 @@ def test_unknown_targets_are_counted_apart():
 def test_bytes_read_back():
     whole = counted(*make_rows(0, 50))
     assert equal(ScoreHistograms.from_bytes(whole.to_bytes()), whole)
-    with pytest.raises(DataError, match="day.npz: not score histograms"):
+    with pytest.raises(DataError, match=r"day\.npz: not score histograms"):
         ScoreHistograms.from_bytes(b"no", where="day.npz")
 
 

@@ -1,5 +1,7 @@
 """Cuts: exact against brute force, counted as float32 compares, in the widest gap."""
 
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from sklearn.metrics import precision_recall_curve
 from thresher.decision import sigmoid
 from thresher.errors import DataError, DecisionError
 from thresher_training.decisions import best_cuts, parse_objective
+from thresher_training.decisions import cuts as cuts_module
+from thresher_training.decisions import objectives as objectives_module
 from thresher_training.decisions.cuts import between
 
 f32 = np.float32
@@ -59,19 +63,22 @@ def test_no_cut_is_better_and_no_equal_cut_has_a_wider_gap(text, rows):
     lows = np.append(f32(0), highs[:-1])
     if highs[-1] < 1:
         highs, lows = np.append(highs, f32(1)), np.append(lows, highs[-1])
-    each = [counts_at(scores, targets, between(float(a), float(b))) for a, b in zip(lows, highs)]
+    around = [(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]
+    each = [counts_at(scores, targets, between(*ends)) for ends in around]
     values = [float(objective.value(*c)) for c in each]
     assert cut["value"] == max(values)
     if not (targets == 1).any() and len(set(values)) == 1:
         return
     ties = [float(objective.tie_value(*c)) for c in each]
-    best = max(zip(values, ties))
-    gaps = [float(b) - float(a) for a, b in zip(lows, highs)]
+    ranks = list(zip(values, ties, strict=True))
+    gaps = [high - low for low, high in around]
     if text != "mcc":  # which is the one whose equal values need not be equal floats
-        assert cut["gap"] == max(g for g, v, t in zip(gaps, values, ties) if (v, t) == best)
+        assert cut["gap"] == max(
+            gap for gap, rank in zip(gaps, ranks, strict=True) if rank == max(ranks)
+        )
     yes, no = known[known >= f32(cut["thresholds"])], known[known < f32(cut["thresholds"])]
-    around = (yes.min() if yes.size else 1.0) - float(no.max() if no.size else 0.0)
-    assert around == cut["gap"]
+    gap = (yes.min() if yes.size else 1.0) - float(no.max() if no.size else 0.0)
+    assert gap == cut["gap"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,10 +176,9 @@ def test_a_bound_that_cannot_be_met_gives_the_nearest():
 
 def test_the_empty_and_the_smallest_matrix():
     assert cut_of(np.empty(0), np.empty(0))["thresholds"] == 0.5
-    assert cut_of([0.5], [1]) == {
-        **{"thresholds": 0.25, "tp": 1, "fp": 0, "fn": 0, "tn": 0},
-        **{"value": 1.0, "gap": 0.5, "feasible": True},
-    }
+    counts = {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
+    rest = {"thresholds": 0.25, "value": 1.0, "gap": 0.5, "feasible": True}
+    assert cut_of([0.5], [1]) == counts | rest
     assert len(best_cuts(np.empty((3, 0), f32), np.empty((3, 0)), F1)) == 0
 
 
@@ -188,6 +194,13 @@ def test_scores_that_are_no_probabilities_are_refused(bad):
 def test_targets_that_are_neither_0_nor_1_nor_nan_are_refused(targets):
     with pytest.raises(DataError, match=r'label "fog" has 1 other value: in row 0'):
         best_cuts(f32([[0.5], [0.5]]), np.c_[targets], F1, labels=["fog"])
+
+
+@pytest.mark.parametrize("module", [cuts_module, objectives_module])
+def test_examples_in_docstrings_are_true(module):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted
+    assert not outcome.failed
 
 
 def test_shapes_and_objectives_must_fit():

@@ -1,99 +1,16 @@
-"""Thresholds: exact against brute force, in float32, in the widest gap."""
+"""Tuning: from logits to a decision, with fallbacks, joint objectives and a report."""
 
 import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import f1_score, precision_recall_curve
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
-from thresher.decision import sigmoid
-from thresher.errors import DataError
+from thresher.errors import ConfigError, DataError, DecisionError
 from thresher_training import DecisionConfig
-from thresher_training.decisions import best_f1_cut, tune_decision
+from thresher_training.decisions import best_cuts, parse_objective, tune_decision
 
 f32 = np.float32
-ANY_SCORE = st.floats(0, 1, width=32, allow_nan=False)
-FEW_SCORES = st.sampled_from([f32(x) for x in (0, 1e-45, 0.25, 0.5, 1 - 2**-24, 1)])
-ROWS = st.lists(st.tuples(ANY_SCORE | FEW_SCORES, st.sampled_from([0, 1, np.nan])), max_size=30)
-
-
-def f1_at(scores, targets, threshold):
-    known = ~np.isnan(targets)
-    if not known.any():
-        return 0.0
-    return f1_score(targets[known] == 1, scores[known] >= f32(threshold), zero_division=0)
-
-
-@settings(max_examples=150, deadline=None)
-@given(ROWS)
-def test_no_cut_is_better_and_no_equal_cut_has_a_wider_gap(rows):
-    scores = np.array([score for score, _ in rows], dtype=f32)
-    targets = np.array([target for _, target in rows], dtype=f32)
-    cut = best_f1_cut(scores, targets)
-    assert isinstance(cut.threshold, f32)
-    assert f1_at(scores, targets, cut.threshold) == pytest.approx(cut.f1, abs=1e-12)
-    if not (targets == 1).any():
-        assert (cut.threshold, cut.f1) == (f32(0.5), 0)
-        return
-    highs = np.unique(scores[~np.isnan(targets)])
-    lows = np.append(0.0, highs[:-1].astype(float))
-    each = [f1_at(scores, targets, high) for high in highs]
-    assert cut.f1 == pytest.approx(max(each), abs=1e-12)
-    widest = max(
-        float(h) - low
-        for h, low, f1 in zip(highs, lows, each, strict=True)
-        if f1 > max(each) - 1e-12
-    )
-    assert cut.gap == widest
-    # the threshold lies in the gap: above every score that is a no, at most every one that is a yes
-    yes = highs[highs >= cut.threshold]
-    no = highs[highs < cut.threshold]
-    assert float(yes.min()) - (float(no.max()) if no.size else 0.0) == cut.gap
-
-
-def test_it_reaches_the_best_f1_of_scikit_learns_curve():
-    rng = np.random.default_rng(0)
-    targets = (rng.random(500) < 0.2).astype(f32)
-    scores = sigmoid((rng.normal(size=500) + 2 * targets).astype(f32))
-    precision, recall, _ = precision_recall_curve(targets, scores)
-    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
-    assert best_f1_cut(scores, targets).f1 == pytest.approx(best, abs=1e-12)
-
-
-@pytest.mark.parametrize("low", [f32(0.5), f32(0.25), f32(1e-45), f32(1 - 2**-23), f32(0)])
-def test_scores_one_step_apart_are_still_told_apart(low):
-    high = np.nextafter(low, f32(2))
-    cut = best_f1_cut(np.array([low, high], f32), f32([0, 1]))
-    assert low < cut.threshold <= high
-    assert cut.f1 == 1
-
-
-def test_equal_scores_fall_on_one_side():
-    cut = best_f1_cut(f32([0.5, 0.5, 0.5]), f32([0, 1, 1]))
-    assert cut.f1 == pytest.approx(0.8)
-    assert cut.threshold == f32(0.25)
-
-
-def test_scores_of_0_and_1_are_cut_in_the_middle():
-    assert best_f1_cut(f32([0, 1]), f32([0, 1])).threshold == f32(0.5)
-    assert best_f1_cut(f32([0, 0]), f32([1, 1])).threshold == 0
-    assert best_f1_cut(f32([1, 1]), f32([1, 1])).threshold == f32(0.5)
-
-
-def test_the_widest_of_equally_good_gaps_is_taken():
-    # keeping the first alone and keeping all three both give F1 = 0.8 - and the gaps differ
-    scores, targets = f32([0.9, 0.8, 0.3]), f32([1, 0, 1])
-    cut = best_f1_cut(scores, targets)
-    assert cut.f1 == pytest.approx(0.8)
-    assert cut.threshold == f32(0.15)
-
-
-@pytest.mark.parametrize("bad", [np.nan, -0.1, 1.1])
-def test_scores_that_are_no_probabilities_are_refused(bad):
-    with pytest.raises(DataError, match=r"in \[0, 1\]"):
-        best_f1_cut(f32([0.5, bad]), f32([0, 1]))
 
 
 def make_rows(num_rows=400, num_labels=3):
@@ -106,10 +23,11 @@ def test_each_label_gets_its_own_best_threshold():
     logits, targets = make_rows()
     tuned = tune_decision("abc", logits, targets, DecisionConfig())
     probabilities, predicted = tuned.decision.apply(logits)
+    cuts = best_cuts(probabilities, targets, parse_objective("f1"))
     for at, row in enumerate(tuned.report):
-        cut = best_f1_cut(probabilities[:, at], targets[:, at])
-        assert tuned.decision.thresholds[at] == cut.threshold == f32(row.threshold)
-        assert f1_score(targets[:, at], predicted[:, at]) == pytest.approx(cut.f1)
+        assert tuned.decision.thresholds[at] == cuts.thresholds_L[at] == f32(row.threshold)
+        assert f1_score(targets[:, at], predicted[:, at]) == pytest.approx(row.value)
+        assert row.value == pytest.approx(cuts.value_L[at])
     assert tuned.fell_back == ()
 
 
@@ -141,17 +59,100 @@ def test_labels_with_few_positives_or_no_negatives_take_the_shared_threshold():
     )
 
 
-def test_calibration_is_kept_and_thresholds_fit_the_calibrated_probabilities():
+@pytest.mark.parametrize("calibration", ["platt", "temperature"])
+def test_thresholds_fit_the_calibrated_probabilities(calibration):
     logits, targets = make_rows()
     plain = tune_decision("abc", logits, targets, DecisionConfig())
-    scaled = tune_decision(
-        "abc", logits, targets, DecisionConfig(), scale=[2, 2, 2], bias=[1, 0, -1]
-    )
+    scaled = tune_decision("abc", logits, targets, DecisionConfig(calibration=calibration))
     assert scaled.decision.is_calibrated
     assert scaled.shared.is_calibrated
     np.testing.assert_array_equal(
         plain.decision.apply(logits)[1].sum(axis=0), scaled.decision.apply(logits)[1].sum(axis=0)
     )
+
+
+def test_labels_of_one_model_may_have_different_objectives():
+    logits, targets = make_rows(num_labels=5)
+    wanted = {
+        "b": "precision@recall>=0.9",
+        "c": "recall@precision>=0.8",
+        "d": "fixed=0.7",
+        "e": "mcc",
+    }
+    tuned = tune_decision("abcde", logits, targets, DecisionConfig(objectives=wanted))
+    predicted = tuned.decision.apply(logits)[1]
+    rows = tuned.report
+    assert [row.objective for row in rows] == ["f1", *wanted.values()]
+    assert recall_score(targets[:, 1], predicted[:, 1]) >= 0.9
+    assert precision_score(targets[:, 1], predicted[:, 1]) == pytest.approx(rows[1].value)
+    assert precision_score(targets[:, 2], predicted[:, 2]) >= 0.8
+    assert recall_score(targets[:, 2], predicted[:, 2]) == pytest.approx(rows[2].value)
+    assert (rows[3].threshold, rows[3].origin) == (0.7, "fixed")
+    assert matthews_corrcoef(targets[:, 4], predicted[:, 4]) == pytest.approx(rows[4].value)
+
+
+def test_a_fixed_threshold_needs_no_positives():
+    logits, targets = make_rows()
+    targets[:, 0] = 0
+    config = DecisionConfig(objectives={"a": "fixed=0.25"})
+    tuned = tune_decision("abc", logits, targets, config)
+    assert tuned.decision.thresholds[0] == 0.25
+    assert tuned.fell_back == ()
+
+
+def figure(targets, tuned, logits, average):
+    predicted = tuned.decision.apply(logits)[1]
+    return f1_score(targets, predicted, average=average, zero_division=0)
+
+
+def test_joint_objectives_are_better_at_what_they_are_for():
+    logits, targets = make_rows(num_labels=6)
+    targets[:, 0] *= np.random.default_rng(0).random(400) < 0.3
+    found = {
+        objective: tune_decision("abcdef", logits, targets, DecisionConfig(objective=objective))
+        for objective in ("f1", "micro_f1", "example_f1", "shared_f1")
+    }
+    for objective, average in (("micro_f1", "micro"), ("example_f1", "samples"), ("f1", "macro")):
+        figures = {name: figure(targets, tuned, logits, average) for name, tuned in found.items()}
+        assert figures[objective] == max(figures.values())
+    shared = found["shared_f1"]
+    assert shared.decision == shared.shared
+    assert {row.origin for row in shared.report} == {"shared"}
+
+
+def test_labels_that_fell_back_stay_there_under_a_joint_objective():
+    logits, targets = make_rows(num_labels=4)
+    targets[5:, 2] = 0
+    for objective in ("micro_f1", "example_f1"):
+        tuned = tune_decision("abcd", logits, targets, DecisionConfig(objective=objective))
+        assert tuned.fell_back == ("c",)
+        assert tuned.decision.thresholds[2] == tuned.shared.thresholds[2]
+        assert tuned.report[0].objective == objective
+
+
+def test_rows_without_any_label_are_told_and_left_alone():
+    logits, targets = make_rows()
+    tuned = tune_decision("abc", logits, targets, DecisionConfig())
+    none = ~tuned.decision.apply(logits)[1].any(axis=1)
+    with_positives = int((none & targets.any(axis=1)).sum())
+    rows_said = f"{none.sum()} of 400 rows get no label at all"
+    assert f"{rows_said}; {with_positives} of them have known positives" in tuned.notes
+
+
+def test_a_bound_that_cannot_be_met_names_the_label_and_what_can_be_had():
+    logits, targets = make_rows()
+    logits[0, 1], targets[0, 1] = 99, 0
+    config = DecisionConfig(objectives={"b": "recall@precision>=0.999"})
+    with pytest.raises(DecisionError, match=r'"b": recall@precision>=0.999 cannot be met; .*0\.9'):
+        tune_decision("abc", logits, targets, config)
+
+
+def test_an_objective_for_an_unknown_label_is_refused():
+    logits, targets = make_rows()
+    with pytest.raises(ConfigError, match='unknown label "rian"; did you mean "rain"'):
+        tune_decision(
+            ["sun", "rain", "fog"], logits, targets, DecisionConfig(objectives={"rian": "f2"})
+        )
 
 
 def test_nothing_known_gives_one_half():
@@ -160,6 +161,12 @@ def test_nothing_known_gives_one_half():
     assert tuned.decision.thresholds.tolist() == [0.5]
 
 
-def test_logits_that_are_nan_are_refused_by_label():
-    with pytest.raises(DataError, match='"b"'):
-        tune_decision("ab", f32([[0, np.nan]]), f32([[0, 1]]), DecisionConfig())
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused_by_label_and_row(bad):
+    with pytest.raises(DataError, match=r'1 of them, in 1 rows \(first 1\), labels "b"'):
+        tune_decision("ab", f32([[0, 0], [0, bad]]), f32([[0, 1], [0, 1]]), DecisionConfig())
+
+
+def test_targets_that_are_neither_0_nor_1_are_refused_by_label():
+    with pytest.raises(DataError, match='label "b" has 1 other value'):
+        tune_decision("ab", f32([[0, 0]]), f32([[0, 2]]), DecisionConfig())

@@ -17,6 +17,7 @@ from thresher_training.decisions.joint import (
     example_value,
     shared_cut,
 )
+from thresher_training.decisions.pooled import best_pooled_cut
 
 f32 = np.float32
 F1 = parse_objective("f1")
@@ -77,6 +78,21 @@ def test_the_shared_cut_has_the_best_micro_f1_of_one_threshold(seed):
         f1_score(targets, scores >= t, average="micro", zero_division=0) for t in np.unique(scores)
     ]
     assert cut.value_L[0] == pytest.approx(max([0, *each]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["f1", "f2"]), st.booleans(), st.integers(1, 300))
+def test_pooling_without_sorting_all_gives_the_same_cut(seed, text, few_scores, num_rows):
+    scores, targets = make_rows(seed, num_rows, 4, known=0.8)
+    if not few_scores:
+        scores *= np.random.default_rng(seed).random(scores.shape, dtype=f32)
+    objective = parse_objective(text)
+    sorted_all = shared_cut(scores, targets, objective)
+    found = best_pooled_cut(scores, targets, objective)
+    if found is None:
+        assert not (targets == 1).any()
+    else:
+        assert found.at(0) == sorted_all.at(0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,6 +10,8 @@ from sklearn.metrics import f1_score
 
 from thresher.decision import sigmoid
 from thresher.errors import DataError
+from thresher_training import DecisionConfig
+from thresher_training.decisions import tune_decision
 from thresher_training.decisions.cuts import best_cuts
 from thresher_training.decisions.intervals import threshold_intervals, value_intervals
 from thresher_training.decisions.objectives import parse_objective
@@ -206,3 +208,53 @@ def test_intervals_are_nan_where_there_is_nothing_to_choose():
     interval = threshold_intervals(scores, targets, objectives, seed=0)
     assert np.isnan(interval[:2]).all()
     assert interval[2].tolist() == [0.5, 0.5]
+
+
+def tuned(rates, num_rows=400, hole=False, **config):
+    scores, targets = drawn(rates, num_rows)
+    if hole:
+        targets[::5, 0] = np.nan
+    logits = np.log(scores) - np.log1p(-scores)
+    labels = [f"label{at}" for at in range(len(rates))]
+    config = DecisionConfig(min_positives=8, **config)
+    return tune_decision(labels, logits.astype(f32), targets, config), targets
+
+
+@pytest.mark.parametrize("objective", ["f1", "micro_f1", "example_f1", "shared_f1", "mcc"])
+def test_every_row_of_the_report_gets_its_intervals(objective):
+    rates = [0.3, 0.1, 0.05, 0.002]
+    plain, _ = tuned(rates, objective=objective)
+    found, _ = tuned(rates, objective=objective, intervals=True)
+    assert found.decision == plain.decision  # looking changes nothing
+    for row in found.report:
+        low, high = row.value_interval
+        assert (-1 if objective == "mcc" else 0) <= low <= high <= 1
+        assert row.optimism is not None
+    assert found.report[3].origin == "shared"
+    low, high = found.report[3].threshold_interval  # that of the shared threshold
+    assert low <= found.report[3].threshold <= high
+    assert plain.report[0].value_interval is None
+
+
+def test_shrinkage_draws_rare_labels_further_and_leaves_those_that_fell_back():
+    rates = [0.3, 0.3, *[0.04] * 12, 0.002]
+    plain, _ = tuned(rates, hole=True)
+    found, targets = tuned(rates, hole=True, shrinkage=True, intervals=True)
+    shared = found.shared.thresholds[0]
+    assert found.shared == plain.shared
+    origins = [row.origin for row in found.report]
+    assert origins[-1] == "shared"
+    assert "shrunk" in origins[2:-1]
+    for row, before in zip(found.report, plain.report, strict=True):
+        low, high = sorted((before.threshold, float(shared)))
+        assert low - 1e-3 <= row.threshold <= high + 1e-3
+    assert found.report[0].positives + found.report[0].negatives == 320  # the unknown left out
+    assert found.report[0].positives == (targets[:, 0] == 1).sum()
+
+
+@pytest.mark.parametrize("objective", ["recall@precision>=0.3", "micro_f1", "fixed=0.4"])
+def test_what_is_promised_or_chosen_together_is_not_shrunk(objective):
+    plain, _ = tuned([0.3, 0.1], objective=objective)
+    found, _ = tuned([0.3, 0.1], objective=objective, shrinkage=True)
+    assert found.decision == plain.decision
+    assert any("nothing to draw" in note for note in found.notes)

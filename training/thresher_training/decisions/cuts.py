@@ -247,8 +247,8 @@ def _best_cut(
     widest = int(np.argmax(high_K - low_K))
     at, low, high = best_K[widest], float(low_K[widest]), float(high_K[widest])
     counts = (tp_K[at], fp_K[at], fn_K[at], tn_K[at])
-    threshold = objective.threshold if objective.kind == "fixed" else between(low, high)
-    return threshold, *counts, value_K[at], high - low, bool(objective.is_met(*counts))
+    middle = objective.threshold if objective.kind == "fixed" else float(between(low, high))
+    return middle, *counts, value_K[at], high - low, bool(objective.is_met(*counts))
 
 
 def _around(

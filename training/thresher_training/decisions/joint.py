@@ -22,11 +22,15 @@ import numpy.typing as npt
 
 from thresher_training.decisions.cuts import Cuts, Progress, best_cuts, between, check_shapes
 from thresher_training.decisions.objectives import Objective
+from thresher_training.decisions.pooled import best_pooled_cut
 
 __all__ = ["best_example_cuts", "best_micro_cuts", "cuts_at", "example_value", "shared_cut"]
 
 _BoolArray = npt.NDArray[np.bool_]
 _MAX_STEPS = 100
+_MAX_SORTED = 1 << 24
+"""More pooled scores than this are not sorted all at once."""
+
 _ROWS = 8192
 
 
@@ -41,6 +45,10 @@ def shared_cut(
         objective: For the pooled counts; F-beta gives the best micro-F-beta of one threshold.
     """
     scores_NL, targets_NL = check_shapes(scores_NL, targets_NL)
+    if scores_NL.size > _MAX_SORTED and objective.kind == "f":
+        found = best_pooled_cut(scores_NL, targets_NL, objective)
+        if found is not None:
+            return found
     return best_cuts(scores_NL.reshape(-1, 1), targets_NL.reshape(-1, 1), objective, num_threads=1)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from thresher.decision import Decision, FloatArray
 from thresher.errors import ConfigError, DataError, DecisionError, unknown_name
 from thresher_training.decisions.calibration import calibration_warnings, fit_calibration
+from thresher_training.decisions.checked import check_thresholds
 from thresher_training.decisions.cuts import Cuts, Progress, best_cuts, check_shapes
 from thresher_training.decisions.joint import (
     best_example_cuts,
@@ -26,7 +27,6 @@ from thresher_training.decisions.joint import (
 )
 from thresher_training.decisions.objectives import Objective, parse_objective
 from thresher_training.decisions.report import LabelReport, TunedDecision
-from thresher_training.decisions.robust import check_thresholds
 
 if TYPE_CHECKING:  # the recipe checks its objectives with this package
     from thresher_training.recipe import DecisionConfig
