@@ -166,7 +166,9 @@ def show(case: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="leave 1,000,000 x 1,000 out")
-    parser.add_argument("--real", nargs="*", default=[], help="real data sets too, by name")
+    parser.add_argument(
+        "--real", nargs="+", default=[], help="real data sets too: yeast, delicious, ..."
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
     arguments = parser.parse_args()
     cases = []

@@ -194,10 +194,6 @@ class ScoreHistograms:
             raise DataError(f"{self.num_rows + other.num_rows:,} rows, expected fewer than 2^32")
         return ScoreHistograms(counts_LKB=self.counts_LKB + other.counts_LKB)
 
-    def merge(self, other: ScoreHistograms) -> ScoreHistograms:
-        """Return the histograms of both sets of rows, as ``+`` does."""
-        return self + other
-
     def to_bytes(self) -> bytes:
         """Return the counts as a compressed NPZ file."""
         buffer = io.BytesIO()

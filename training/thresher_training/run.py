@@ -83,6 +83,8 @@ def train(recipe: Recipe, *, recipe_folder: Path | None = None) -> TrainedModel:
                 )
             order = check_network(network, data.splits["train"])
         fitted = _fit(recipe, network, data)
+        # before the thresholds: an objective that cannot be met must not cost the weights
+        model_uri = log_network(network, data.splits["train"], order=order, labels=data.labels)
         outcome = _evaluate(recipe, network, data, fitted)
         found = figures(outcome.tuned, outcome.evaluations["test"])
         mlflow = connect()
@@ -91,7 +93,6 @@ def train(recipe: Recipe, *, recipe_folder: Path | None = None) -> TrainedModel:
         num_examples = recipe.examples.count if recipe.examples else 0
         write_report(outcome, folder, num_examples=num_examples)
         mlflow.log_artifacts(str(folder))
-        model_uri = log_network(network, data.splits["train"], order=order, labels=data.labels)
         if recipe.examples:
             copy_examples(folder / EXAMPLES_FOLDER, Path(recipe.examples.folder))
         version = register(

@@ -46,7 +46,7 @@ def test_merging_is_associative_and_the_same_as_one_pass(seed, first, second):
     assert equal((a + b) + c, whole)
     assert equal(a + (b + c), whole)
     assert equal(c + b + a, whole)
-    assert equal(a.merge(b), b + a)
+    assert equal(a + b, b + a)
     assert whole.num_rows == 300
 
 

@@ -61,8 +61,7 @@ class Checked:
             row = replace(
                 row,
                 origin="shrunk",
-                reason=f"{row.positives} positives: weight {self.weight_L[at]:.3g} on the label's "
-                f"own threshold, {1 - self.weight_L[at]:.3g} on the shared one",
+                reason=f"shrunk: {self.weight_L[at]:.0%} own, {1 - self.weight_L[at]:.0%} shared",
             )
         if self.robustness is None or np.isnan(self.robustness.metric_L[at]):
             return row
