@@ -16,6 +16,8 @@ from thresher_training.scores_file import read_scores
 
 __all__ = ["TunedVersion", "tune_version"]
 
+_MANY_LABELS = 500
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedVersion:
@@ -70,7 +72,17 @@ def tune_version(
     else:
         logits_NL, targets_NL = read_scores(scores, num_labels=len(labels))
     progress(f"Tuning {len(labels)} labels on {len(targets_NL):,} rows")
-    tuned = tune_decision(labels, logits_NL, targets_NL, config)
+    shown = 0
+
+    def on_labels(done: int, total: int) -> None:
+        """Say so at each tenth of a pass over many labels."""
+        nonlocal shown
+        tenths = 10 * done // total
+        if total >= _MANY_LABELS and 0 < tenths < 10 and tenths != shown:
+            progress(f"Tuning: {done:,} of {total:,} labels")
+        shown = tenths
+
+    tuned = tune_decision(labels, logits_NL, targets_NL, config, progress=on_labels)
     found = figures(tuned, test)
     mlflow = connect()
     experiment = mlflow.get_run(source.run_id).info.experiment_id
