@@ -69,8 +69,18 @@ class ModelRepository:
         return sorted(self._decisions(self.read_config(name)))
 
     def serving_version(self, name: str) -> int:
-        """Return the version that the configuration serves (the highest, if several)."""
-        return int(max(self.read_config(name).version_policy.specific.versions))
+        """Return the version that the configuration serves (the highest, if several).
+
+        Raises:
+            NotFoundError: If there is no such model, or its configuration names no version.
+        """
+        served = self.read_config(name).version_policy.specific.versions
+        if not served:
+            raise NotFoundError(
+                f"{self.root / name / CONFIG_FILE}: its version_policy names no version, so "
+                f"Thresher did not publish it; name one: {name}/VERSION"
+            )
+        return int(max(served))
 
     def decision(self, name: str, version: int) -> Decision:
         """Return the decision that a published version serves.

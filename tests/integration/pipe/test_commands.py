@@ -97,8 +97,9 @@ def test_predict_shows_labels_and_refuses_what_does_not_fit(served: Path) -> Non
     assert "long.npy" in fails("predict", "weather", "long.npy")
     assert "text.npy" in fails("predict", "weather", "text.npy")
     assert "missing.npy" in fails("predict", "weather", "missing.npy")
-    assert "weather" in fails("predict", "wether", "good.npy")
-    assert "1" in fails("predict", "weather", "good.npy", "--model-version", "9")
+    assert 'did you mean "weather"' in fails("predict", "wether", "good.npy")
+    said = fails("predict", "weather", "good.npy", "--model-version", "9")
+    assert 'unknown version "9". Valid: 1' in said
 
 
 def test_new_version_goes_live_in_the_running_server(served: Path, log_version: LogVersion) -> None:
@@ -136,7 +137,7 @@ def test_server_that_answers_with_another_version_is_found(
     """What runs is version 1; version 2 is published but was never loaded."""
     log_version()
     assert thresher("export", "models:/weather/2").exit_code == 0
-    assert "2" in fails("verify", "weather", "--over-the-wire")
+    assert 'unknown version "2". Valid: 1' in fails("verify", "weather", "--over-the-wire")
 
 
 def test_verify_without_a_server_says_how_to_start_one(published: Path) -> None:

@@ -135,6 +135,13 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
         repository.decision("m", 7)
 
 
+def test_configuration_that_names_no_version_is_said_to(tmp_path: Path) -> None:
+    (tmp_path / "r/own").mkdir(parents=True)
+    (tmp_path / "r/own/config.pbtxt").write_text('name: "own"')
+    with pytest.raises(NotFoundError, match="names no version"):
+        ModelRepository(tmp_path / "r").serving_version("own")
+
+
 def test_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     publish(tmp_path / "r")
     (tmp_path / "r/m/config.pbtxt").write_text("nonsense {")
