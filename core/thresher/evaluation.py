@@ -5,6 +5,7 @@ Training logs one file a split; export and serving read them to prove parity row
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,17 @@ class EvaluationSplit:
 
     def __len__(self) -> int:
         return len(self.targets_NL)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of every name, shape, kind and value, as hexadecimal digits."""
+        state = hashlib.sha256()
+        arrays = {f"{_INPUT}{name}": array for name, array in self.inputs.items()}
+        arrays |= {"targets": self.targets_NL, "logits": self.logits_NL}
+        for name, array in sorted(arrays.items()):
+            state.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+            state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
 
     def rows(self, at: slice | Sequence[int]) -> dict[str, npt.NDArray[Any]]:
         """Return the inputs of some rows, by name."""

@@ -6,12 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thresher_export.head import append_decision_head, read_decision
+    from thresher_export.head import (
+        append_decision_head,
+        read_decision,
+        remove_decision_head,
+        replace_decision_head,
+    )
     from thresher_export.parity import ParityReport, prove_parity
-    from thresher_export.pipeline import Exported, export_version
+    from thresher_export.pipeline import Exported, ExportOptions, export_version
     from thresher_export.triton_config import TritonOptions, build_config
 
 __all__ = [
+    "ExportOptions",
     "Exported",
     "ParityReport",
     "TritonOptions",
@@ -20,9 +26,12 @@ __all__ = [
     "export_version",
     "prove_parity",
     "read_decision",
+    "remove_decision_head",
+    "replace_decision_head",
 ]
 
 _MODULES = {
+    "ExportOptions": "pipeline",
     "Exported": "pipeline",
     "ParityReport": "parity",
     "TritonOptions": "triton_config",
@@ -31,6 +40,8 @@ _MODULES = {
     "export_version": "pipeline",
     "prove_parity": "parity",
     "read_decision": "head",
+    "remove_decision_head": "head",
+    "replace_decision_head": "head",
 }
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-import torch
 
 from thresher.agreement import Outputs
 from thresher.decision import FloatArray
 from thresher.errors import ConversionError, DataError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["Inputs", "OnnxRuntimeEngine", "in_batches", "torch_logits"]
 
@@ -29,14 +31,14 @@ def in_batches(
         yield run({name: array[start : start + batch_size] for name, array in inputs.items()})
 
 
-def torch_logits(
-    program: torch.export.ExportedProgram, inputs: Inputs, *, batch_size: int
-) -> FloatArray:
+def torch_logits(program: ExportedProgram, inputs: Inputs, *, batch_size: int) -> FloatArray:
     """Return float32 [N, L] logits that torch computes eagerly, operator by operator.
 
     Raises:
         DataError: If the rows do not fit the program's inputs.
     """
+    import torch
+
     module = program.module()
     names = program.graph_signature.user_inputs  # logged by position: MLflow's pt2 has no keywords
     if set(names) != set(inputs):

@@ -15,18 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx.utils
-import torch
 
 from thresher.agreement import Agreement, Outputs, Tolerances, compare
 from thresher.decision import Decision, FloatArray
 from thresher.errors import ConversionError, ParityError
 from thresher.evaluation import EvaluationSplit
 from thresher_export.engines import OnnxRuntimeEngine, torch_logits
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["Check", "ParityReport", "logits_around_thresholds", "prove_parity"]
 
@@ -48,6 +51,10 @@ class ParityReport:
     """All comparisons of one export."""
 
     checks: tuple[Check, ...]
+    engines: tuple[str, ...]
+    """What was compared with the reference."""
+    band_half_width: float
+    """Half the width of the band around each threshold in which rounding may flip a decision."""
 
     @property
     def num_flips(self) -> int:
@@ -75,8 +82,8 @@ class ParityReport:
 
 
 def prove_parity(
-    program: torch.export.ExportedProgram,
-    model: onnx.ModelProto,
+    program: ExportedProgram | None,
+    model: Path,
     decision: Decision,
     splits: Mapping[str, EvaluationSplit],
     *,
@@ -87,8 +94,9 @@ def prove_parity(
     """Return how far the model with its head agrees with torch; judges nothing.
 
     Args:
-        program: The logged torch program, the reference.
-        model: The ONNX model with its head, as it will be published.
+        program: The logged torch program, the reference; None where the body is one that was
+            proven already: the logits that training logged are the reference then.
+        model: The ONNX model with its head, the very file that will be published.
         decision: Labels, calibration and thresholds as validated.
         splits: Rows by split name.
         max_batch_size: The largest batch that will be served.
@@ -98,8 +106,7 @@ def prove_parity(
     Raises:
         ConversionError: If the model does not run at one of the batch sizes.
     """
-    serialised = model.SerializeToString()
-    engine = OnnxRuntimeEngine(serialised)
+    engine = OnnxRuntimeEngine(model)
     checks = []
 
     def check(name: str, run: Callable[[], tuple[Outputs, Outputs]]) -> None:
@@ -110,13 +117,16 @@ def prove_parity(
         )
 
     for split_name, split in splits.items():
-        logits_NL = torch_logits(program, split.inputs, batch_size=max_batch_size)
-        reference = Outputs.of_logits(logits_NL, decision)
-        logged = Outputs.of_logits(split.logits_NL, decision)
-        check(f"{split_name}: training = torch", lambda: (logged, reference))  # noqa: B023 -- called at once
+        logits_NL, source = split.logits_NL, "training"
+        if program is not None:
+            logits_NL = torch_logits(program, split.inputs, batch_size=max_batch_size)
+            source = "torch"
+            logged = Outputs.of_logits(split.logits_NL, decision)
+            reference = Outputs.of_logits(logits_NL, decision)
+            check(f"{split_name}: training = torch", lambda: (logged, reference))  # noqa: B023 -- called at once
         for batch_size, rows in _batches(len(split), max_batch_size):
             check(
-                f"{split_name}: torch = ONNX Runtime, batch {batch_size}",
+                f"{split_name}: {source} = ONNX Runtime, batch {batch_size}",
                 lambda: (  # called at once
                     Outputs.of_logits(logits_NL[rows], decision),  # noqa: B023
                     engine.run(split.rows(rows), batch_size=batch_size),  # noqa: B023
@@ -124,9 +134,13 @@ def prove_parity(
             )
     check(
         "around thresholds: NumPy = head",
-        lambda: _head(model, decision),
+        lambda: _head(onnx.load(model, load_external_data=False), decision),
     )
-    return ParityReport(checks=tuple(checks))
+    return ParityReport(
+        checks=tuple(checks),
+        engines=("ONNX Runtime, CPU",),
+        band_half_width=(tolerances or Tolerances()).probabilities_atol,
+    )
 
 
 def _batches(num_rows: int, max_batch_size: int) -> Iterator[tuple[int, Sequence[int]]]:

@@ -14,7 +14,6 @@ from thresher.errors import NotFoundError, ParityError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, resolve
 from thresher.repository import ModelRepository
-from thresher_export.convert import load_program
 from thresher_export.engines import Inputs, OnnxRuntimeEngine, torch_logits
 from thresher_export.head import read_decision
 
@@ -107,6 +106,8 @@ def verify_version(
     split = registered.evaluation(split_name)
     batch_size = max(1, repository.read_config(name).max_batch_size)
     progress(f"torch: {len(split)} rows")
+    from thresher_export.convert import load_program
+
     program = load_program(registered.model_folder() / "data" / "model.pt2")
     logits_NL = torch_logits(program, split.inputs, batch_size=batch_size)
     outputs = {"torch": Outputs.of_logits(logits_NL, decision)}

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from thresher.cli.export import export, verify
+from thresher.cli.head import head
 from thresher.cli.serve import predict, runtime, serve, stop
 from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
@@ -21,6 +22,7 @@ _EXTRAS = {
     "ui": "train",
     "export": "export",
     "verify": "export",
+    "head": "export",
     "serve": "serve",
     "predict": "serve",
     "stop": "serve",
@@ -71,5 +73,17 @@ def main() -> None:
     """
 
 
-for _command in (train, tune, diff, export, serve, predict, verify, stop, ui, runtime):
+for _command in (
+    train,
+    tune,
+    diff,
+    export,
+    serve,
+    predict,
+    verify,
+    head,
+    stop,
+    ui,
+    runtime,
+):
     main.add_command(_command)

@@ -36,13 +36,13 @@ def export(
     Example: thresher export models:/digits@candidate
     """
     from thresher.repository import ModelRepository
-    from thresher_export import TritonOptions, export_version
+    from thresher_export import ExportOptions, TritonOptions, export_version
 
     with steps() as show:
         done = export_version(
             model_uri,
             repository=None if no_publish else ModelRepository(repository),
-            options=TritonOptions(max_batch_size=max_batch_size),
+            options=ExportOptions(triton=TritonOptions(max_batch_size=max_batch_size)),
             progress=show,
         )
     version = done.version

@@ -50,6 +50,7 @@ def connect(server: str | None) -> str:
     help="A Triton server to use; by default TRITONSERVER, then /opt/tritonserver, then the "
     "server of the nvidia-pytriton wheel, installed at first use.",
 )
+@click.option("--unproven", is_flag=True, help="Serve versions without a proof of parity too.")
 def serve(
     repository: Path,
     background: bool,
@@ -58,15 +59,18 @@ def serve(
     metrics_port: int,
     host: str,
     tritonserver: Path | None,
+    unproven: bool,
 ) -> None:
     """Start NVIDIA Triton on the model repository.
 
-    Where one runs on it already, models published since are loaded into that one.
+    Where one runs on it already, models published since are loaded into that one. A version whose
+    certificate is missing, or does not match its files, is refused.
 
     Example: thresher serve --background
     """
     from thresher_serving import find_runtime, running_server, start_server
 
+    _check_proven(repository, unproven=unproven)
     running = running_server()
     if running and background and running.repository == str(repository.resolve()):
         from thresher.repository import ModelRepository
@@ -96,6 +100,23 @@ def serve(
         return
     say("Ctrl-C stops it.")
     server.wait()
+
+
+def _check_proven(repository: Path, *, unproven: bool) -> None:
+    """Refuse versions that are to serve and are not what was proven; or say so, where allowed."""
+    from thresher.errors import NotFoundError, ParityError
+    from thresher.repository import ModelRepository
+
+    published = ModelRepository(repository)
+    for name in published.names():
+        try:
+            published.check_proven(name, published.serving_version(name))
+        except NotFoundError:
+            continue  # another tool's model, which names no version
+        except ParityError as error:
+            if not unproven:
+                raise
+            say(f"WARNING, serving all the same: {error}")
 
 
 @click.command()

@@ -1,18 +1,24 @@
 """A registered version to a published one, with a real MLflow store and real ONNX Runtime."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from click.testing import CliRunner
 
 from support.fixtures import LogVersion
 from support.weather import DECISION, LABELS, Weather
 from thresher import Decision
+from thresher.certificate import Certificate
+from thresher.cli import main
 from thresher.errors import ConversionError, NotFoundError, ParityError, PublishError
+from thresher.registry import ModelVersion, connect, register_decision
 from thresher.repository import ModelRepository
 from thresher_export import export_version, read_decision
 
@@ -35,6 +41,7 @@ def test_published_model_decides_as_torch_and_explains_itself(
         "weather/labels.txt",
         "weather/1/model.onnx",
         "weather/1/parity.json",
+        "weather/1/certificate.json",
     }
     model = onnx.load(done.folder / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -173,10 +180,10 @@ def test_wrong_model_fails_parity_and_nothing_is_published(
     log_version()
     append = pipeline.append_decision_head
 
-    def spoiled(model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
-        result = append(model, decision)
+    def spoiled(model: ir.Model, decision: Decision) -> ir.Model:
+        result = ir.to_proto(append(model, decision))
         spoil(result)  # type: ignore[operator]
-        return result
+        return ir.from_proto(result)
 
     monkeypatch.setattr(pipeline, "append_decision_head", spoiled)
     with pytest.raises(ParityError) as error:
@@ -227,3 +234,89 @@ def test_repository_that_cannot_be_written_names_the_place(
     (store / "models").write_text("a file, not a folder")
     with pytest.raises(PublishError, match="models"):
         export_version("models:/weather/1", repository=ModelRepository(store / "models"))
+
+
+def other_thresholds(version: ModelVersion, folder: Path) -> ModelVersion:
+    """Register the same weights with another decision, as `thresher tune` does."""
+    decision = Decision(labels=LABELS, thresholds=[0.4, 0.6, 0.2, 0.5])
+    decision.save(folder / "decision.json")
+    mlflow = connect()
+    with mlflow.start_run() as run:
+        mlflow.log_artifact(str(folder / "decision.json"))
+    return register_decision(version, run_id=run.info.run_id, alias="candidate", tags={})
+
+
+def test_new_thresholds_take_over_the_body_without_torch(
+    log_version: LogVersion, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thresher_export import onnx_file
+
+    monkeypatch.setattr(onnx_file, "EMBEDDED_BYTES", 1000)  # as if its weights were large
+    monkeypatch.setattr(onnx_file, "_SMALL_TENSOR_BYTES", 100)
+    repository = ModelRepository(store / "models")
+    first = log_version()
+    assert export_version(first.uri, repository=repository).reused is None
+    second = other_thresholds(first, store)
+    done = export_version(second.uri, repository=repository)
+    assert (done.reused, done.is_new) == (1, True)
+    one, two = (repository.model_file("weather", n) for n in (1, 2))
+    assert one.with_name("model.onnx.data").samefile(two.with_name("model.onnx.data"))
+    assert read_decision(onnx.load(two, load_external_data=False)) == second.decision()
+    assert repository.serving_version("weather") == 2
+    for number in (1, 2):
+        repository.check_proven("weather", number)
+    assert done.certificate.weights_sha256 == Certificate.load(one.parent).weights_sha256
+    assert not any("torch" in check.name for check in done.report.checks)
+
+
+def test_a_body_that_is_not_what_was_proven_is_not_taken_over_unnoticed(
+    log_version: LogVersion, store: Path
+) -> None:
+    repository = ModelRepository(store / "models")
+    first = log_version()
+    export_version(first.uri, repository=repository)
+    path = repository.model_file("weather", 1)
+    model = onnx.load(path)
+    nudge_a_weight(model)
+    onnx.save(model, path)
+    second = other_thresholds(first, store)
+    with pytest.raises(ParityError, match="logits differ"):
+        export_version(second.uri, repository=repository)
+    assert repository.versions("weather") == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "certificate.json").unlink(), "no certificate.json"),
+        (lambda folder: (folder / "certificate.json").write_text("{}"), "not a certificate"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"\0"), "has other bytes"),
+        (lambda folder: (folder / "parity.json").unlink(), "parity.json is missing"),
+        (lambda folder: (folder / "more.data").touch(), "more.data is not in the certificate"),
+    ],
+)
+def test_what_is_not_what_was_proven_is_not_served(
+    log_version: LogVersion, store: Path, change: Callable[[Path], object], words: str
+) -> None:
+    repository = ModelRepository(store / "models")
+    folder = export_version(log_version().uri, repository=repository).folder
+    assert folder
+    repository.check_proven("weather", 1)
+    change(folder)
+    with pytest.raises(ParityError, match=words):
+        repository.check_proven("weather", 1)
+    done = CliRunner().invoke(main, ["serve", "--repository", str(repository.root)])
+    assert done.exit_code == 1
+    assert words in done.output
+    assert "--unproven" in done.output
+
+
+def test_a_decision_that_was_changed_in_the_configuration_is_found(
+    log_version: LogVersion, store: Path
+) -> None:
+    repository = ModelRepository(store / "models")
+    export_version(log_version().uri, repository=repository)
+    path = store / "models/weather/config.pbtxt"
+    path.write_text(path.read_text().replace("0.61", "0.62"))
+    with pytest.raises(ParityError, match=r"decision in config\.pbtxt is another one"):
+        repository.check_proven("weather", 1)

@@ -22,9 +22,10 @@ def config(version: int, decision: Decision = DECISION) -> pb.ModelConfig:
 
 
 def publish(root: Path, version: int = 1, content: bytes = b"onnx", name: str = "m") -> bool:
-    return ModelRepository(root).publish(
-        name, version, {"model.onnx": content}, config(version), DECISION
-    )
+    repository = ModelRepository(root)
+    with repository.staging(name) as staged:
+        (staged / "model.onnx").write_bytes(content)
+        return repository.publish(name, version, staged, config(version), DECISION)
 
 
 def listing(root: Path) -> list[str]:

@@ -10,7 +10,13 @@ from onnx import TensorProto, helper
 
 from thresher import Decision
 from thresher.errors import ConversionError
-from thresher_export import append_decision_head, build_config, read_decision
+from thresher_export import (
+    append_decision_head,
+    build_config,
+    read_decision,
+    remove_decision_head,
+    replace_decision_head,
+)
 
 LABELS = ("sun", "rain", "fog")
 IDENTITY = Decision(labels=LABELS, thresholds=[0.5, 0.3, 0.7])
@@ -148,3 +154,93 @@ def test_configuration_names_types_dims_and_decision() -> None:
     assert config.HasField("dynamic_batching")
     parameter = config.parameters["thresher.decision/3"].string_value
     assert Decision.from_json(parameter) == CALIBRATED
+
+
+def body_bytes(model: onnx.ModelProto) -> list[bytes]:
+    """The body's nodes and weights as they lie in the file."""
+    mine = [*model.graph.node, *model.graph.initializer]
+    return [part.SerializeToString() for part in mine if not part.name.startswith("thresher.")]
+
+
+def layers(dtype: type = np.float32) -> onnx.ModelProto:
+    """Two layers with weights, as others' tools write them."""
+    rng = np.random.default_rng(0)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+            helper.make_node("Add", ["h", "b"], ["logits"], name="second"),
+        ],
+        "layers",
+        [helper.make_tensor_value_info("x", kind, ["n", 3])],
+        [helper.make_tensor_value_info("logits", kind, ["n", 3])],
+        [
+            onnx.numpy_helper.from_array(rng.normal(size=(3, 3)).astype(dtype), "w"),
+            onnx.numpy_helper.from_array(rng.normal(size=3).astype(dtype), "b"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_another_head_keeps_the_body_byte_for_byte(dtype: type) -> None:
+    plain = append_decision_head(layers(dtype), IDENTITY)
+    replaced = replace_decision_head(plain, CALIBRATED)
+    assert body_bytes(replaced) == body_bytes(plain)
+    straight = append_decision_head(layers(dtype), CALIBRATED)
+    assert replaced.SerializeToString(deterministic=True) == straight.SerializeToString(
+        deterministic=True
+    )
+    back = replace_decision_head(replaced, IDENTITY)
+    assert back.SerializeToString(deterministic=True) == plain.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_head_can_be_taken_off(dtype: type) -> None:
+    original = layers(dtype)
+    bare = remove_decision_head(append_decision_head(original, CALIBRATED, top_k=2))
+    onnx.checker.check_model(bare, full_check=True)
+    assert read_decision(bare) is None
+    assert len(bare.graph.output) == 1
+    assert [n.op_type for n in bare.graph.node] == ["MatMul", "Add"]
+    x = np.ones((2, 3), dtype)
+    (output,) = run(bare, x).values()
+    np.testing.assert_array_equal(output, next(iter(run(original, x).values())))
+    with pytest.raises(ConversionError, match="no decision head"):
+        remove_decision_head(bare)
+
+
+def test_top_labels_are_the_most_probable_in_order() -> None:
+    model = append_decision_head(body(), IDENTITY, top_k=2)
+    onnx.checker.check_model(model, full_check=True)
+    got = run(model, np.float32([[1, 3, 2], [-1, -5, -3]]))
+    assert got["top_labels"].tolist() == [[1, 2], [0, 2]]
+    np.testing.assert_array_equal(
+        got["top_probabilities"],
+        np.take_along_axis(got["probabilities"], got["top_labels"], axis=1),
+    )
+    outputs = build_config(model, IDENTITY, name="m", version=1).output
+    assert [o.name for o in outputs][3:] == ["top_probabilities", "top_labels"]
+    with pytest.raises(ConversionError, match="top_k is 4, expected 1 to 3"):
+        append_decision_head(body(), IDENTITY, top_k=4)
+
+
+def test_a_sigmoid_is_taken_off_when_asked() -> None:
+    x = np.float32([[0.3, -1.2, 2.5]])
+    with pytest.raises(ConversionError, match="hands its input through"):
+        append_decision_head(body(op="Sigmoid"), IDENTITY, has_sigmoid=True)
+    with pytest.raises(ConversionError, match="not in a Sigmoid"):
+        append_decision_head(body(), IDENTITY, has_sigmoid=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Neg", ["x"], ["h"], name="neg"),
+            helper.make_node("Sigmoid", ["h"], ["p"], name="last"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 3])],
+    )
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    got = run(append_decision_head(net, IDENTITY, has_sigmoid=True), x)
+    np.testing.assert_array_equal(got["logits"], -x)
+    np.testing.assert_allclose(got["probabilities"], IDENTITY.probabilities(-x), atol=2e-7)

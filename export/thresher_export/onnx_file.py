@@ -1,0 +1,128 @@
+"""ONNX models in files: weights of large models lie in a file beside, read and written as a stream.
+
+Requires: nothing but onnx_ir; no torch, no MLflow.
+Does: keeps small weights inside ``model.onnx`` and, above `EMBEDDED_BYTES`, the large ones in
+``model.onnx.data``. A body of any size is then a small file that is read at once, and its weights
+are neither read nor copied when only the head changes.
+
+Source: ONNX external data, `onnx/docs/ExternalData.md`, 1.19; protobuf's limit is 2 GB a message.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from thresher.errors import ConversionError, NotFoundError
+
+__all__ = ["DATA_SUFFIX", "EMBEDDED_BYTES", "data_files", "load_model", "save_model", "write_model"]
+
+EMBEDDED_BYTES = 32 * 2**20
+"""Weights above this together lie outside the file; below, one file is easier to carry about."""
+
+DATA_SUFFIX = ".data"
+
+_SMALL_TENSOR_BYTES = 1024
+
+
+def load_model(path: Path) -> ir.Model:
+    """Return a model whose outside weights stay on disk until they are needed.
+
+    Raises:
+        NotFoundError: If the file, or a file of weights that it names, does not exist.
+        ConversionError: If it is not an ONNX model.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file; expected an ONNX model")
+    try:
+        model = ir.load(path)
+    except Exception as error:  # noqa: BLE001 -- protobuf and onnx_ir raise whatever they meet
+        raise ConversionError(f"{path}: not an ONNX model: {error}") from None
+    if not model.graph.outputs:
+        raise ConversionError(f"{path}: not an ONNX model: it has no outputs")
+    for file in data_files(model):
+        if not file.is_file():
+            raise NotFoundError(
+                f"{file}: no such file; {path.name} keeps its weights there: copy both"
+            )
+    return model
+
+
+def data_files(model: ir.Model) -> list[Path]:
+    """Return the files in which a model that was loaded keeps weights, sorted."""
+    return sorted({Path(tensor.path) for _, tensor in _outside(model)})
+
+
+def save_model(model: ir.Model, path: Path) -> tuple[Path, ...]:
+    """Write a model and return the files that it consists of, ``path`` first.
+
+    Weights that lie in one file on the same file system already are hard-linked: a model that
+    differs in its head alone costs neither space nor time.
+
+    Args:
+        model: Left as it was.
+        path: The file to write; large weights go to the same name with `DATA_SUFFIX`. Neither
+            exists.
+    """
+    data = path.with_name(path.name + DATA_SUFFIX)
+    if _link(model, data):
+        proto = ir.to_proto(model)
+        for initializer in proto.graph.initializer:
+            for entry in initializer.external_data:
+                if entry.key == "location":
+                    entry.value = data.name
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+        return path, data
+    if _num_bytes(model) <= EMBEDDED_BYTES:
+        for value, tensor in list(_outside(model)):
+            value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        return (path,)
+    ir.save(model, path, external_data=data.name, size_threshold_bytes=_SMALL_TENSOR_BYTES)
+    return path, data
+
+
+def write_model(model: ir.Model, path: Path) -> tuple[Path, ...]:
+    """Write a model over what may be there, whole or not at all; return its files.
+
+    Raises:
+        ConversionError: If the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as staging:
+            made = save_model(model, Path(staging) / path.name)
+            for file in reversed(made):  # weights first: a model never names what is not there
+                file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise ConversionError(f"{path} cannot be written: {error.strerror or error}") from None
+    return tuple(path.with_name(file.name) for file in made)
+
+
+def _outside(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value, value.const_value
+
+
+def _num_bytes(model: ir.Model) -> int:
+    values = model.graph.initializers.values()
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+
+
+def _link(model: ir.Model, data: Path) -> bool:
+    """Hard-link the one file that holds all large weights; False where they do not lie so."""
+    outside = sum(tensor.nbytes for _, tensor in _outside(model))
+    files = data_files(model)
+    if len(files) != 1 or outside <= EMBEDDED_BYTES or _num_bytes(model) - outside > EMBEDDED_BYTES:
+        return False
+    try:
+        os.link(files[0], data)
+    except OSError:
+        return False
+    return True
