@@ -17,6 +17,7 @@ from thresher_training.recipe import (
 )
 
 if TYPE_CHECKING:
+    from thresher_training.comparison import compare
     from thresher_training.decisions import TunedDecision, tune_decision
     from thresher_training.plots import picture_sheet
     from thresher_training.run import TrainedModel, train
@@ -33,6 +34,7 @@ __all__ = [
     "Split",
     "TrainedModel",
     "TunedDecision",
+    "compare",
     "picture_sheet",
     "train",
     "tune_decision",
@@ -41,6 +43,7 @@ __all__ = [
 _LAZY = {
     "TrainedModel": "run",
     "TunedDecision": "decisions",
+    "compare": "comparison",
     "picture_sheet": "plots",
     "train": "run",
     "tune_decision": "decisions",

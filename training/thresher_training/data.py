@@ -1,16 +1,18 @@
-"""What a data source returns: named inputs and 0/1 targets in three splits, checked on arrival.
+"""What a data source returns: named inputs and targets in three splits, checked on arrival.
 
-A data source is any callable that returns a `DataSet`; a recipe names it by import path.
+A data source is any callable that returns a `DataSet`; a recipe names it by import path. Arrays may
+be memory-mapped (``numpy.memmap``, mode ``"c"``): nothing here or in training reads more of them
+than the rows in use.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,18 @@ import numpy.typing as npt
 from thresher.decision import FloatArray
 from thresher.errors import DataError
 
-__all__ = ["DataSet", "Split", "SplitName"]
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+__all__ = ["Augment", "DataSet", "Split", "SplitName"]
+
+Augment = Callable[["dict[str, Tensor]", "Generator"], "dict[str, Tensor]"]
+"""From a train batch's inputs by name to the same, altered at random by the generator alone."""
 
 SplitName = Literal["train", "validation", "test"]
 
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-_log = logging.getLogger(__name__)
+_CHECKED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +40,9 @@ class Split:
 
     Args:
         inputs: The network's inputs by name, each numeric or bool, [N, ...].
-        targets_NL: [N, L] of 0 and 1, NaN where unknown; kept as float32.
+        targets_NL: [N, L] of 0 and 1, NaN where unknown; kept as float32. In the train split
+            anything between 0 and 1 is allowed too (soft labels).
+        texts: What each example says to people, N of them; for text tasks, whose inputs are ids.
 
     Raises:
         DataError: If an array has no numbers, targets are not [N, L], or row counts differ.
@@ -40,6 +50,7 @@ class Split:
 
     inputs: Mapping[str, npt.NDArray[Any]]
     targets_NL: FloatArray
+    texts: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         targets = np.asarray(self.targets_NL)
@@ -58,6 +69,8 @@ class Split:
             rows = len(array) if array.ndim else 0
             if rows != len(targets):
                 raise DataError(f'input "{name}" has {rows} rows, targets have {len(targets)}')
+        if self.texts is not None and len(self.texts) != len(targets):
+            raise DataError(f"there are {len(self.texts)} texts, targets have {len(targets)} rows")
 
     def __len__(self) -> int:
         return len(self.targets_NL)
@@ -80,15 +93,24 @@ class DataSet:
         labels: L distinct, non-empty names, in the order of the targets' columns.
         splits: The splits ``"train"``, ``"validation"`` and ``"test"``.
         source: One line that says where the data come from; kept with the MLflow run.
+        augment: Alters each train batch.
+        trim_by: An input of 0 and 1, [N, T]. From every batch the last columns in which it is 0
+            for all rows are cut off, there and in every other input [N, T]: padding costs nothing.
+        assets: Files by name that whoever calls the model needs, such as a tokenizer; kept with
+            the run under ``assets/``.
 
     Raises:
         DataError: If a split is missing or empty, labels repeat, shapes or kinds differ between
-            splits, a target is not 0, 1 or NaN, or an input holds NaN.
+            splits, a target is not 0, 1 or NaN (in train: outside [0, 1]), an input holds NaN, or
+            ``trim_by`` names no input [N, T].
     """
 
     labels: tuple[str, ...]
     splits: Mapping[SplitName, Split]
     source: str
+    augment: Augment | None = None
+    trim_by: str | None = None
+    assets: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -103,14 +125,13 @@ class DataSet:
             _check_alike(name, split, first)
             _check_targets(name, split.targets_NL, self.labels)
             _check_inputs(name, split)
-        if len(self.labels) > 1 and all(
-            (split.targets_NL.sum(axis=1) == 1).all() for split in self.splits.values()
-        ):
-            _log.warning(
-                "every row has exactly one positive label: this is single-label data, for which "
-                "one choice among the labels (softmax with cross-entropy) is meant; "
-                "training goes on with one yes or no per label"
-            )
+        if self.trim_by is not None:
+            mask = first.inputs.get(self.trim_by)
+            if mask is None or mask.ndim != 2:
+                raise DataError(
+                    f'trim_by is "{self.trim_by}", expected an input of shape [N, T]; '
+                    f"the inputs are {', '.join(first.inputs)}"
+                )
 
     @property
     def num_labels(self) -> int:
@@ -146,21 +167,38 @@ def _check_targets(name: str, targets_NL: FloatArray, labels: tuple[str, ...]) -
         raise DataError(
             f"the {name} split has {targets_NL.shape[1]} target columns for {len(labels)} labels"
         )
-    wrong = (targets_NL != 0) & (targets_NL != 1) & ~np.isnan(targets_NL)
-    if wrong.any():
-        row, column = (int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(
-            f'the {name} split: target of label "{labels[column]}" in row {row} is '
-            f"{targets_NL[row, column]:g}, expected 0, 1 or NaN ({int(wrong.sum())} such targets)"
-        )
+    soft = name == "train"
+    for start, part in _row_blocks(targets_NL):
+        right = ((part >= 0) & (part <= 1)) if soft else ((part == 0) | (part == 1))
+        wrong = ~(right | np.isnan(part))
+        if wrong.any():
+            row, column = (int(i) for i in np.argwhere(wrong)[0])
+            expected = "a number from 0 to 1, or NaN" if soft else "0, 1 or NaN"
+            raise DataError(
+                f'the {name} split: target of label "{labels[column]}" in row {start + row} is '
+                f"{part[row, column]:g}, expected {expected} (NaN where unknown)"
+            )
 
 
 def _check_inputs(name: str, split: Split) -> None:
     for key, array in split.inputs.items():
-        if array.dtype.kind == "f":
-            rows = np.isnan(array.reshape(len(array), -1)).any(axis=1)
-            if rows.any():
-                raise DataError(
-                    f'the {name} split: input "{key}" holds NaN in {int(rows.sum())} of '
-                    f"{len(rows)} rows (first: row {int(np.argmax(rows))})"
-                )
+        if array.dtype.kind != "f":
+            continue
+        num_rows, first = 0, -1
+        for start, part in _row_blocks(array):
+            rows = np.isnan(part.reshape(len(part), -1)).any(axis=1)
+            if rows.any() and first < 0:
+                first = start + int(np.argmax(rows))
+            num_rows += int(rows.sum())
+        if num_rows:
+            raise DataError(
+                f'the {name} split: input "{key}" holds NaN in {num_rows} of '
+                f"{len(array)} rows (first: row {first})"
+            )
+
+
+def _row_blocks(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield first row and rows, block by block: an array may be larger than memory."""
+    step = max(1, _CHECKED_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        yield start, array[start : start + step]

@@ -33,8 +33,10 @@ def training_curves(
     validation_scores: dict[str, Sequence[float]],
     best_epoch: int,
     path: Path,
+    learning_rate: Sequence[float] = (),
+    gradient_norm: Sequence[float] = (),
 ) -> None:
-    """Write losses and validation scores by epoch, the kept epoch marked, as PNG.
+    """Write losses, validation scores and the steps by epoch, the kept epoch marked, as PNG.
 
     Args:
         epochs: Epoch numbers.
@@ -43,18 +45,31 @@ def training_curves(
         validation_scores: Scores in [0, 1] by name, such as ``"macro-F1 at 0.5"``.
         best_epoch: The epoch whose weights were kept.
         path: The file.
+        learning_rate: At the end of the epoch; not drawn where left out.
+        gradient_norm: The mean over the epoch's steps; not drawn where left out.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, train_loss, marker="o", color=_BLUE, label="train")
-    left.plot(epochs, validation_loss, marker="o", color=_ORANGE, label="validation")
+    steps = {
+        name: values
+        for name, values in (("learning rate", learning_rate), ("gradient norm", gradient_norm))
+        if len(values)
+    }
+    figure = Figure(figsize=(9 + 4.5 * bool(steps), 3.6), layout="constrained")
+    left, right, *more = figure.subplots(1, 2 + bool(steps))
+    marker = "o" if len(epochs) <= 40 else ""  # on more epochs they would hide the line
+    left.plot(epochs, train_loss, marker=marker, ms=4, color=_BLUE, label="train")
+    left.plot(epochs, validation_loss, marker=marker, ms=4, color=_ORANGE, label="validation")
     left.set(title="Loss", xlabel="epoch", yscale="log")
     for color, (name, scores) in zip(
         (_BLUE, _ORANGE, _GREEN, _GREY), validation_scores.items(), strict=False
     ):
-        right.plot(epochs, scores, marker="o", color=color, label=name)
+        right.plot(epochs, scores, marker=marker, ms=4, color=color, label=name)
     right.set(title="Validation scores", xlabel="epoch", ylim=(-0.02, 1.02))
-    for axes in (left, right):
+    for axes in more:
+        for color, (name, values) in zip((_BLUE, _ORANGE), steps.items(), strict=False):
+            drawn = [value if value > 0 else math.nan for value in values]  # no 0 on a log axis
+            axes.plot(epochs, drawn, marker=marker, ms=4, color=color, label=name)
+        axes.set(title="Steps", xlabel="epoch", yscale="log")
+    for axes in (left, right, *more):
         axes.axvline(best_epoch, color=_GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         _tidy(axes)

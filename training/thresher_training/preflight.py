@@ -24,12 +24,16 @@ NUM_TRIAL_ROWS = 3
 """Rows of a trial batch: more than 1, which torch.export would take for a constant."""
 
 
-def check_network(network: nn.Module, train: Split) -> tuple[str, ...]:
+def check_network(
+    network: nn.Module, train: Split, *, trim_by: str | None = None, is_trained: bool = True
+) -> tuple[str, ...]:
     """Return the data's input names in the order of ``forward``, if the network can be trained.
 
     Args:
         network: The network; only lazy layers change, which take their shape here.
         train: The train split; a few rows are tried.
+        trim_by: The data's input of that name, [N, T]: the network must take fewer columns too.
+        is_trained: Whether it needs parameters that can be trained.
 
     Raises:
         TrainingError: If ``forward`` has other input names, fails, gives anything but float32
@@ -42,10 +46,16 @@ def check_network(network: nn.Module, train: Split) -> tuple[str, ...]:
     network.eval()
     try:
         _check_output(network, inputs, num_labels=train.targets_NL.shape[1])
+        if trim_by is not None:
+            _check_output(
+                *(network, _narrowed(inputs, trim_by)),
+                num_labels=train.targets_NL.shape[1],
+                more="; the data's trim_by cuts padding off each batch: take any number of columns",
+            )
         _check_export(network, inputs)
     finally:
         network.train(was_training)
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    if is_trained and not any(parameter.requires_grad for parameter in network.parameters()):
         raise TrainingError(f"{_name(network)} has no parameters that can be trained")
     return order
 
@@ -85,20 +95,33 @@ def export_without_noise() -> Iterator[None]:
         yield
 
 
-def _check_output(network: nn.Module, inputs: Mapping[str, Tensor], *, num_labels: int) -> None:
+def _narrowed(inputs: Mapping[str, Tensor], trim_by: str) -> dict[str, Tensor]:
+    """Return inputs as a batch of shorter rows has them."""
+    width = inputs[trim_by].shape[1]
+    return {
+        name: tensor[:, : max(1, width // 2)].contiguous()
+        if tensor.shape[1:] == (width,)
+        else tensor
+        for name, tensor in inputs.items()
+    }
+
+
+def _check_output(
+    network: nn.Module, inputs: Mapping[str, Tensor], *, num_labels: int, more: str = ""
+) -> None:
     try:
         with torch.no_grad():
             logits_NL = network(**inputs)
     except Exception as error:
         shapes = {name: f"{t.dtype} {list(t.shape)}" for name, t in inputs.items()}
         raise TrainingError(
-            f"{_name(network)} fails on {shapes}: {type(error).__name__}: {error}"
+            f"{_name(network)} fails on {shapes}: {type(error).__name__}: {error}{more}"
         ) from error
     got = f"{logits_NL.dtype} {list(logits_NL.shape)}" if isinstance(logits_NL, Tensor) else ""
     if got != f"torch.float32 [{NUM_TRIAL_ROWS}, {num_labels}]":
         raise TrainingError(
             f"{_name(network)} gives {got or type(logits_NL).__name__} for {NUM_TRIAL_ROWS} rows, "
-            f"expected logits torch.float32 [{NUM_TRIAL_ROWS}, {num_labels}]: one per label"
+            f"expected logits torch.float32 [{NUM_TRIAL_ROWS}, {num_labels}]: one per label{more}"
         )
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from thresher.errors import ConfigError
 
 __all__ = [
+    "BestBy",
+    "CorrelationConfig",
     "DataConfig",
     "DecisionConfig",
     "ExamplesConfig",
@@ -20,6 +22,12 @@ __all__ = [
     "NetworkConfig",
     "OptimizationConfig",
     "Recipe",
+    "Weighting",
+]
+
+BestBy = Literal["macro_f1", "micro_f1", "mean_average_precision", "loss"]
+Weighting = Literal[
+    "none", "neg_over_pos", "max_over_count", "inverse_frequency", "effective_number", "given"
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -37,64 +45,146 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorrelationConfig:
+    """A head that refines each label's logit by the logits of all labels."""
+
+    hidden: int = 32
+    """Width of the hidden layer between all labels and all labels."""
+
+    dropout: float = 0.0
+    """The share of hidden units that is left out in training."""
+
+    def __post_init__(self) -> None:
+        _check(self, "hidden", low=1)
+        _check(self, "dropout", low=0.0, high=0.95)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
     """The network that gives the logits."""
 
-    factory: str
-    """Import path ``"package.module:callable"`` of what returns a `torch.nn.Module`."""
+    factory: str = ""
+    """Import path ``"package.module:callable"`` of what returns a `torch.nn.Module`; left out
+    where `train` is handed a network."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the factory, besides ``num_labels``."""
+
+    prior_bias: bool = False
+    """Whether the last layer's bias starts at each label's log odds in the train split."""
+
+    correlation: CorrelationConfig | None = None
+    """Section ``[network.correlation]``; no such head where left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
     """What training makes small."""
 
-    name: Literal["bce"] = "bce"
-    """Binary cross-entropy per label; unknown (NaN) targets count for nothing."""
+    name: str = "bce"
+    """A loss of `thresher_training.losses`, such as ``"bce"``, ``"focal"``, ``"asymmetric"``; or
+    an import path ``"package.module:callable"`` of what returns one."""
 
-    pos_weight: Literal["none", "neg_over_pos"] = "none"
-    """Weight of a label's positives: 1, or negatives over positives in the train split."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the loss, such as ``gamma``."""
+
+    pos_weight: Weighting = "none"
+    """What a label's positives weigh against its negatives, from the train split."""
 
     pos_weight_cap: float = 20.0
     """No positive weighs more than this."""
 
+    weight: Weighting = "none"
+    """What a label weighs against the others; scaled to a mean of 1."""
+
+    weight_cap: float = 20.0
+    """No label weighs more than this times the lightest."""
+
+    given: dict[str, Any] = field(default_factory=dict)
+    """Label to weight, for the weighting ``"given"``; labels left out weigh 1."""
+
+    label_smoothing: float = 0.0
+    """Targets 0 and 1 become s/2 and 1 - s/2."""
+
     def __post_init__(self) -> None:
         _check(self, "pos_weight_cap", low=1.0)
+        _check(self, "weight_cap", low=1.0)
+        _check(self, "label_smoothing", low=0.0, high=0.5)
+        asked = "given" in (self.pos_weight, self.weight)
+        if asked and not self.given:
+            raise ConfigError('a weighting is "given", but [loss.given] holds no weights')
+        for label, value in self.given.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 < value < math.inf:
+                raise ConfigError(
+                    f'given: the weight of "{label}" is {value!r}, expected a number above 0'
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizationConfig:
-    """How training goes: AdamW, a linear warm-up, then a cosine down to nothing."""
+    """How training goes: AdamW on batches, and which epoch's weights are kept."""
 
     epochs: int = 10
-    """Passes over the train split, at most."""
+    """Passes over the train split, at most; 0 keeps the network as the factory gives it."""
 
     batch_size: int = 64
-    """Examples in one step."""
+    """Examples in one batch; with several processes, in all of them together."""
+
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
 
     learning_rate: float = 1e-3
-    """The highest learning rate, at the end of the warm-up."""
+    """The highest learning rate."""
 
     weight_decay: float = 1e-2
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay; none on biases, norms and embeddings."""
+
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """After the warm-up: half a cosine down to nothing, PyTorch's one-cycle, or level."""
 
     warmup_fraction: float = 0.1
     """The share of all steps in which the learning rate rises."""
 
-    best_by: Literal["macro_f1", "micro_f1", "loss"] = "macro_f1"
-    """The validation metric (F1 at 0.5) that picks the epoch whose weights are kept."""
+    max_gradient_norm: float | None = None
+    """Larger gradients are scaled down to this norm; never where left out."""
+
+    ema_decay: float | None = None
+    """Decay by step of an average of the weights, which is then what is evaluated and kept."""
+
+    sampler: Literal["shuffle", "label_aware"] = "shuffle"
+    """Each example once an epoch, or drawn so that rare labels come up more often."""
+
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Of the forward pass (autocast); "auto" is bf16 where the device computes it natively."""
+
+    compile: bool = False
+    """Whether the network goes through `torch.compile`."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; "auto" is the GPU where there is one."""
+
+    best_by: BestBy = "macro_f1"
+    """The validation metric that picks the epoch whose weights are kept; F1 is at 0.5."""
 
     early_stopping_patience: int | None = None
     """Epochs without a better ``best_by`` after which training stops; never where left out."""
 
+    checkpoint_minutes: float = 5.0
+    """At most this long between two checkpoints; there is one after every epoch too."""
+
     def __post_init__(self) -> None:
-        _check(self, "epochs", low=1)
+        _check(self, "epochs", low=0)
         _check(self, "batch_size", low=1)
+        _check(self, "accumulate", low=1)
         _check(self, "learning_rate", low=0.0, low_allowed=False)
         _check(self, "weight_decay", low=0.0)
         _check(self, "warmup_fraction", low=0.0, high=1.0)
+        _check(self, "checkpoint_minutes", low=0.0)
+        if self.max_gradient_norm is not None:
+            _check(self, "max_gradient_norm", low=0.0, low_allowed=False)
+        if self.ema_decay is not None:
+            _check(self, "ema_decay", low=0.0, high=0.99999)
         if self.early_stopping_patience is not None:
             _check(self, "early_stopping_patience", low=1)
 
@@ -167,10 +257,10 @@ class Recipe:
     name: str
     """The registered model's name: letters, digits, ``_``, ``-`` and ``.``, no leading dot."""
 
-    data: DataConfig
-    """Section ``[data]``."""
+    data: DataConfig | None = None
+    """Section ``[data]``; left out where `train` is handed a `DataSet`."""
 
-    network: NetworkConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     """Section ``[network]``."""
 
     seed: int = 0

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import nn
 
 from thresher import __version__
-from thresher.errors import ConfigError
+from thresher.errors import ConfigError, ThresherError, TrainingError
 from thresher.evaluation import EvaluationSplit
-from thresher.registry import connect, register
+from thresher.registry import register
 from thresher_training.data import DataSet
-from thresher_training.decisions import tune_decision
+from thresher_training.decisions import TunedDecision, tune_decision
 from thresher_training.examples import copy_examples, picture_input
-from thresher_training.imports import call_with_options, import_callable
-from thresher_training.loop import EpochMetrics, FitResult, fit, predict_logits, seeded
-from thresher_training.losses import build_loss
+from thresher_training.loop import (
+    Checkpoints,
+    EpochMetrics,
+    FitResult,
+    Interrupted,
+    NoMemoryError,
+    NonFiniteLossError,
+    Stop,
+    Team,
+    find_device,
+    fit,
+    predict_logits,
+    stop_on_signals,
+    team_of_processes,
+)
 from thresher_training.metrics import figures
 from thresher_training.preflight import check_network
-from thresher_training.progress import show_progress
+from thresher_training.prepare import Loss, Prepared, check_names, load_data, prepare
+from thresher_training.progress import show_progress, warn
 from thresher_training.recipe import Recipe
 from thresher_training.report import EXAMPLES_FOLDER, Outcome, write_report
-from thresher_training.tracking import log_data, log_network, log_recipe, tracked_run
+from thresher_training.resumption import about, check_data, check_recipe, check_run, logged_model
+from thresher_training.tracking import (
+    log_data,
+    log_epoch,
+    log_figures,
+    log_network,
+    log_recipe,
+    log_report,
+    patiently,
+    tracked_run,
+)
 
 __all__ = ["TrainedModel", "train"]
+
+_FAILURE_FILE = "failure/batch.npz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,66 +74,69 @@ class TrainedModel:
         return f"models:/{self.name}/{self.version}"
 
 
-def train(recipe: Recipe, *, recipe_folder: Path | None = None) -> TrainedModel:
+def train(
+    recipe: Recipe,
+    *,
+    recipe_folder: Path | None = None,
+    data: DataSet | None = None,
+    network: Callable[..., Any] | nn.Module | None = None,
+    loss: Loss | None = None,
+    resume: str | None = None,
+) -> TrainedModel:
     """Return the version that a recipe's training run registered.
 
     One MLflow run holds everything: parameters, metrics by epoch, the logits model, the decision,
     the evaluation rows, tables and plots. If anything fails, the run is marked FAILED (or KILLED
-    after an interrupt), and no version is registered.
+    after SIGTERM or Ctrl-C), and no version is registered. Checkpoints lie in the working folder
+    until one is.
 
     Args:
         recipe: What to train.
         recipe_folder: Searched first for the modules that the recipe names, then the working
             folder.
+        data: Instead of what ``[data]`` names.
+        network: A factory or a finished network, instead of what ``[network]`` names.
+        loss: Instead of what ``[loss]`` names: the mean over the known targets.
+        resume: The id of a run that was cut off or could not be tuned, to go on with.
 
     Raises:
-        ConfigError: If the recipe names what does not exist or does not fit.
-        DataError: If the data are not what multi-label training needs.
-        TrainingError: If the network does not fit the data, the loss is no longer finite, or
-            MLflow refuses.
+        ConfigError: If the recipe names what does not exist or does not fit, or is not that of
+            the run to resume.
+        DataError: If the data are not what multi-label training needs, or not those of the run.
+        NotFoundError: If the run to resume or its checkpoint does not exist.
+        TrainingError: If the network does not fit the data, the doctor finds an error, the loss
+            is no longer finite, memory does not suffice, or MLflow refuses.
+        Interrupted: After SIGTERM or Ctrl-C; a KeyboardInterrupt that says how to go on.
     """
     folders = [Path.cwd()] if recipe_folder is None else [recipe_folder, Path.cwd()]
-    source = import_callable(recipe.data.source, key="data.source", folders=folders)
-    factory = import_callable(recipe.network.factory, key="network.factory", folders=folders)
-    with tracked_run(recipe.name) as run_id, tempfile.TemporaryDirectory() as temporary:
-        log_recipe(recipe)
-        data = call_with_options(source, recipe.data.options, key="data")
-        if not isinstance(data, DataSet):
-            raise ConfigError(f"{recipe.data.source} gave {_kind(data)}, expected a DataSet")
-        _check_examples(recipe, data)
-        log_data(data)
-        with seeded(recipe.seed):
-            network = call_with_options(
-                factory, recipe.network.options, key="network", num_labels=data.num_labels
-            )
-            if not isinstance(network, nn.Module):
-                raise ConfigError(
-                    f"{recipe.network.factory} gave {_kind(network)}, expected a torch.nn.Module"
-                )
-            order = check_network(network, data.splits["train"])
-        fitted = _fit(recipe, network, data)
-        # before the thresholds: an objective that cannot be met must not cost the weights
-        model_uri = log_network(network, data.splits["train"], order=order, labels=data.labels)
-        outcome = _evaluate(recipe, network, data, fitted)
-        found = figures(outcome.tuned, outcome.evaluations["test"])
-        mlflow = connect()
-        mlflow.log_metrics({**found, "best_epoch": fitted.best_epoch})
-        folder = Path(temporary)
-        num_examples = recipe.examples.count if recipe.examples else 0
-        write_report(outcome, folder, num_examples=num_examples)
-        mlflow.log_artifacts(str(folder))
-        if recipe.examples:
-            copy_examples(folder / EXAMPLES_FOLDER, Path(recipe.examples.folder))
-        version = register(
-            model_uri=model_uri,
-            name=recipe.name,
-            alias=recipe.alias,
-            tags={
-                "thresher.version": __version__,
-                "thresher.decision_sha256": outcome.tuned.decision.digest,
-            },
+    check_names(recipe, folders, needs_data=data is None, needs_network=network is None)
+    with stop_on_signals() as stop, team_of_processes() as team, ExitStack() as stack:
+        checkpoint = None if resume is None else _open_checkpoint(recipe, resume, team)
+        # what the run is resumed with is compared before the run is touched
+        if checkpoint is not None:
+            data = load_data(recipe, folders) if data is None else data
+            check_data(checkpoint["about"], data, str(resume))
+        run_id = team.on_main(lambda: stack.enter_context(tracked_run(recipe.name, resume=resume)))
+        team.on_main(lambda: log_recipe(recipe))
+        found = load_data(recipe, folders) if data is None else data
+        _check_examples(recipe, found)
+        if checkpoint is None:
+            team.on_main(lambda: log_data(found))
+        prepared = prepare(
+            recipe, recipe_folder=recipe_folder, data=found, network=network, loss=loss
         )
-    return TrainedModel(name=version.name, version=version.version, run_id=run_id, metrics=found)
+        done = _Training(prepared, run_id, team, stop, checkpoint).run()
+        stack.close()  # the run is closed, and only then is the checkpoint of no more use
+        if team.is_main:
+            Checkpoints(run_id).remove()
+    return done
+
+
+def _open_checkpoint(recipe: Recipe, run_id: str, team: Team) -> dict[str, Any]:
+    team.on_main(lambda: check_run(run_id))
+    checkpoint = Checkpoints(run_id).load()
+    check_recipe(checkpoint["about"], recipe, run_id)
+    return checkpoint
 
 
 def _check_examples(recipe: Recipe, data: DataSet) -> None:
@@ -117,54 +149,181 @@ def _check_examples(recipe: Recipe, data: DataSet) -> None:
         )
 
 
-def _fit(recipe: Recipe, network: nn.Module, data: DataSet) -> FitResult:
-    mlflow = connect()
-    with show_progress(recipe.name, recipe.optimization.epochs) as show:
+@dataclass(slots=True)
+class _Training:
+    """What happens in the open run, in its order."""
 
-        def on_epoch(epoch: EpochMetrics) -> None:
-            show(epoch)
-            mlflow.log_metrics(
-                {
-                    "train/loss": epoch.train_loss,
-                    "validation/loss": epoch.validation_loss,
-                    "validation/macro_f1": epoch.validation_macro_f1,
-                    "validation/micro_f1": epoch.validation_micro_f1,
-                    "learning_rate": epoch.learning_rate,
-                },
-                step=epoch.epoch,
-            )
+    prepared: Prepared
+    run_id: str
+    team: Team
+    stop: Stop
+    checkpoint: dict[str, Any] | None
+    """What the run is resumed from."""
 
-        return fit(
+    def run(self) -> TrainedModel:
+        recipe, data, network = self.prepared.recipe, self.prepared.data, self.prepared.network
+        order = check_network(
             network,
             data.splits["train"],
-            data.splits["validation"],
-            build_loss(recipe.loss, data.splits["train"].targets_NL),
-            recipe.optimization,
-            seed=recipe.seed,
-            on_epoch=on_epoch,
+            trim_by=data.trim_by,
+            is_trained=recipe.optimization.epochs > 0,
+        )
+        if self.checkpoint is None:
+            self.team.on_main(self._examine)
+        fitted = self._fit()
+        # before the thresholds: an objective that cannot be met must not cost the weights
+        model_uri = self.team.on_main(lambda: self._log_network(order))
+        evaluations = self._evaluate()
+        return self.team.on_main(lambda: self._register(fitted, evaluations, model_uri))
+
+    def _examine(self) -> None:
+        """Let the doctor look, and log what it found together with the data's assets."""
+        from thresher_training.doctor import examine
+
+        diagnosis = examine(self.prepared)
+        with tempfile.TemporaryDirectory() as temporary:
+            diagnosis.write(Path(temporary) / "doctor")
+            for name, path in self.prepared.data.assets.items():
+                place = Path(temporary) / "assets" / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, place)
+            log_report(Path(temporary))
+        for finding in diagnosis.findings:
+            if finding.level == "warning":
+                warn(f"{self.prepared.recipe.name}: {finding}")
+        if diagnosis.errors:
+            raise TrainingError(diagnosis.complaint())
+
+    def _fit(self) -> FitResult:
+        recipe, data = self.prepared.recipe, self.prepared.data
+        checkpoints = Checkpoints(
+            self.run_id,
+            about(recipe, data) if self.checkpoint is None else self.checkpoint["about"],
+        )
+        with ExitStack() as stack:
+            if self.team.is_main:
+                show = stack.enter_context(show_progress(recipe.name, recipe.optimization.epochs))
+                for past in [] if self.checkpoint is None else self.checkpoint["place"]["history"]:
+                    log_epoch(EpochMetrics(**past))  # those that the run has are left out
+
+            def on_epoch(epoch: EpochMetrics) -> None:
+                show.epoch(epoch)
+                log_epoch(epoch)
+
+            try:
+                return fit(
+                    self.prepared.network,
+                    data.splits["train"],
+                    data.splits["validation"],
+                    self.prepared.loss,
+                    recipe.optimization,
+                    seed=recipe.seed,
+                    augment=data.augment,
+                    trim_by=data.trim_by,
+                    on_epoch=on_epoch,
+                    on_step=show.step if self.team.is_main else None,
+                    checkpoints=checkpoints,
+                    resume_from=self.checkpoint,
+                    team=self.team,
+                    stop=self.stop,
+                )
+            except NonFiniteLossError as error:
+                if self.team.is_main:
+                    _keep_batch(error)
+                raise TrainingError(
+                    f"{error}. The step's rows, inputs, targets and logits are in the artifacts "
+                    f"of run {self.run_id}: {_FAILURE_FILE}"
+                ) from error
+            except NoMemoryError as error:
+                raise TrainingError(f"{error}{self._how_to_go_on('with these keys')}") from error
+            except Interrupted as error:
+                raise Interrupted(f"{error}{self._how_to_go_on()}", error.signal_number) from None
+
+    def _how_to_go_on(self, what: str = "", *, override: str = "") -> str:
+        """Return the sentence that says how the run is resumed; none where there is nothing."""
+        if not Checkpoints(self.run_id).exists:
+            return ""
+        command = f"thresher train RECIPE --resume {self.run_id}{override}"
+        return f". The checkpoint is kept; go on{f' {what}' if what else ''}: {command}"
+
+    def _log_network(self, order: tuple[str, ...]) -> str:
+        if self.checkpoint is not None and self.checkpoint["place"]["finished"]:
+            logged = patiently(lambda: logged_model(self.run_id))
+            if logged is not None:
+                return logged
+        data = self.prepared.data
+        return log_network(
+            self.prepared.network, data.splits["train"], order=order, labels=data.labels
         )
 
+    def _evaluate(self) -> dict[str, EvaluationSplit]:
+        """Return the rows of validation and test with their logits; all processes take a part."""
+        data, network = self.prepared.data, self.prepared.network
+        network.to(find_device(self.prepared.recipe.optimization, local_rank=self.team.local_rank))
+        found = {}
+        for name in ("validation", "test"):
+            split = data.splits[name]
+            found[name] = EvaluationSplit(
+                inputs=split.inputs,
+                targets_NL=split.targets_NL,
+                logits_NL=predict_logits(
+                    network, split.inputs, trim_by=data.trim_by, team=self.team
+                ),
+            )
+        network.cpu()
+        return found
 
-def _evaluate(recipe: Recipe, network: nn.Module, data: DataSet, fitted: FitResult) -> Outcome:
-    evaluations = {
-        name: EvaluationSplit(
-            inputs=data.splits[name].inputs,
-            targets_NL=data.splits[name].targets_NL,
-            logits_NL=predict_logits(network, data.splits[name].inputs),
+    def _register(
+        self, fitted: FitResult, evaluations: dict[str, EvaluationSplit], model_uri: str
+    ) -> TrainedModel:
+        """Choose the thresholds, report, register."""
+        recipe, data = self.prepared.recipe, self.prepared.data
+        tuned = self._tune(evaluations["validation"])
+        outcome = Outcome(
+            name=recipe.name, data=data, fitted=fitted, tuned=tuned, evaluations=evaluations
         )
-        for name in ("validation", "test")
-    }
-    validation = evaluations["validation"]
-    return Outcome(
-        name=recipe.name,
-        data=data,
-        fitted=fitted,
-        tuned=tune_decision(
-            data.labels, validation.logits_NL, validation.targets_NL, recipe.decision
-        ),
-        evaluations=evaluations,
-    )
+        found = figures(tuned, evaluations["test"])
+        log_figures({**found, "best_epoch": fitted.best_epoch})
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            num_examples = recipe.examples.count if recipe.examples else 0
+            write_report(outcome, folder, num_examples=num_examples)
+            log_report(folder)
+            if recipe.examples:
+                copy_examples(folder / EXAMPLES_FOLDER, Path(recipe.examples.folder))
+        version = patiently(
+            lambda: register(
+                model_uri=model_uri,
+                name=recipe.name,
+                alias=recipe.alias,
+                tags={
+                    "thresher.version": __version__,
+                    "thresher.decision_sha256": tuned.decision.digest,
+                },
+            )
+        )
+        return TrainedModel(
+            name=version.name, version=version.version, run_id=self.run_id, metrics=found
+        )
+
+    def _tune(self, validation: EvaluationSplit) -> TunedDecision:
+        recipe, labels = self.prepared.recipe, self.prepared.data.labels
+        try:
+            return tune_decision(
+                labels, validation.logits_NL, validation.targets_NL, recipe.decision
+            )
+        except ThresherError as error:
+            more = self._how_to_go_on(
+                "with another objective, without training again",
+                override=" --set decision.objective=f1",
+            )
+            raise type(error)(f"{error}{more}") from error
 
 
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__}"
+def _keep_batch(error: NonFiniteLossError) -> None:
+    """Log the step's arrays with the run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / _FAILURE_FILE
+        path.parent.mkdir()
+        np.savez_compressed(path, **error.arrays)  # type: ignore[arg-type]  # names are free
+        log_report(Path(temporary))

@@ -1,9 +1,10 @@
-"""The MLflow run of a training: opened, closed with the right status, and what goes into it."""
+"""What goes into the MLflow run of a training: configuration, data, figures, network, report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,70 +13,65 @@ from torch import nn
 
 from thresher.config import to_mapping, to_toml
 from thresher.errors import TrainingError
-from thresher.registry import connect
+from thresher.registry import ModelVersion, connect
 from thresher_training.data import DataSet, Split
+from thresher_training.environment import describe_environment
+from thresher_training.loop import EpochMetrics
+from thresher_training.outbox import UNSENT_FOLDER, shown_store
 from thresher_training.preflight import NUM_TRIAL_ROWS, export_without_noise
 from thresher_training.recipe import Recipe
+from thresher_training.statistics import describe, write_statistics
+from thresher_training.tracked_run import current_outbox, patiently, tracked_run, wait_s
 
-__all__ = ["log_data", "log_network", "log_recipe", "tracked_run"]
+__all__ = [
+    "log_data",
+    "log_description",
+    "log_epoch",
+    "log_figures",
+    "log_network",
+    "log_recipe",
+    "log_report",
+    "log_tags",
+    "log_version_description",
+    "patiently",
+    "tracked_run",
+]
 
 RECIPE_FILE = "recipe.toml"
+ENVIRONMENT_FILE = "environment.json"
+DATA_FOLDER = "data"
+
+_MAX_PARAMETER = 6000  # characters, MLflow 3
 
 
-@contextmanager
-def tracked_run(experiment: str) -> Iterator[str]:
-    """Open an MLflow run and give its id; FAILED after an error, KILLED after an interrupt.
+def log_recipe(recipe: Recipe, *, name: str | None = None) -> None:
+    """Log the resolved configuration and the environment, and name the run after the recipe.
+
+    The configuration is there as flat parameters, and as `RECIPE_FILE` to train it again. A run
+    that is resumed keeps the parameters that it has.
 
     Args:
-        experiment: The experiment's name; made if it does not exist.
-
-    Raises:
-        TrainingError: If MLflow cannot do what it is asked to.
+        recipe: The resolved configuration.
+        name: The run's name; made of the recipe's name, loss and seed if None.
     """
     mlflow = connect()
-    try:
-        run = mlflow.start_run(
-            experiment_id=_experiment_id(mlflow, experiment),
-            nested=mlflow.active_run() is not None,
+
+    def log() -> None:
+        client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
+        logged = client.get_run(run_id).data.params
+        flat = {name: str(value)[:_MAX_PARAMETER] for name, value in _flat(to_mapping(recipe))}
+        mlflow.log_params({name: value for name, value in flat.items() if name not in logged})
+        mlflow.set_tags(
+            {
+                "mlflow.runName": name or f"{recipe.name}, {recipe.loss.name}, seed {recipe.seed}",
+                "thresher.network": recipe.network.factory or "given in Python",
+                "thresher.loss": recipe.loss.name,
+            }
         )
-        try:
-            yield run.info.run_id
-        except KeyboardInterrupt:
-            _abandon(mlflow, "KILLED", "interrupted")
-            raise
-        except BaseException as error:
-            _abandon(mlflow, "FAILED", f"{type(error).__name__}: {error}")
-            raise
-        mlflow.end_run()
-    except mlflow.MlflowException as error:
-        raise TrainingError(f"MLflow at {mlflow.get_tracking_uri()}: {error}") from error
+        mlflow.log_text(to_toml(recipe), RECIPE_FILE)
+        mlflow.log_dict(describe_environment(), ENVIRONMENT_FILE)
 
-
-def _abandon(mlflow: Any, status: str, failure: str) -> None:
-    """End the run with a status; a store that is gone must not hide the first error."""
-    with suppress(mlflow.MlflowException):
-        mlflow.set_tag("thresher.failure", failure[:1000])
-    with suppress(mlflow.MlflowException):
-        mlflow.end_run(status)
-
-
-def _experiment_id(mlflow: Any, name: str) -> str:
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return str(client.create_experiment(name))
-    if experiment.lifecycle_stage != "active":
-        raise TrainingError(
-            f'the MLflow experiment "{name}" is deleted; restore it or give the recipe another name'
-        )
-    return str(experiment.experiment_id)
-
-
-def log_recipe(recipe: Recipe) -> None:
-    """Log the resolved configuration: flat parameters, and `RECIPE_FILE` to train it again."""
-    mlflow = connect()
-    mlflow.log_params(dict(_flat(to_mapping(recipe))))
-    mlflow.log_text(to_toml(recipe), RECIPE_FILE)
+    patiently(log)
 
 
 def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -86,20 +82,90 @@ def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
+def log_epoch(epoch: EpochMetrics) -> None:
+    """Log an epoch's figures to the run; an MLflow that is out of reach holds nothing up.
+
+    A run gets each epoch once: one that is trained again after a crash is not logged again.
+    """
+    found = {
+        "train/loss": epoch.train_loss,
+        "train/learning_rate": epoch.learning_rate,
+        "train/gradient_norm": epoch.gradient_norm,
+        "train/rows_per_s": epoch.rows_per_s,
+        "train/data_wait_fraction": epoch.data_wait_fraction,
+        "train/seconds": epoch.seconds,
+        "validation/loss": epoch.validation_loss,
+        **{f"validation/{name}": value for name, value in epoch.validation.items()},
+    }
+    current_outbox().put_metrics(found, step=epoch.epoch, is_epoch=True)
+
+
+def log_figures(figures: Mapping[str, float]) -> None:
+    """Log figures that a run has once, such as those on the test split; as `log_epoch` does."""
+    current_outbox().put_metrics(figures)
+
+
+def log_report(folder: Path) -> None:
+    """Log a folder's files as the run's artifacts; return when they have arrived.
+
+    Raises:
+        TrainingError: If MLflow does not take them in time; a copy is kept and sent later.
+    """
+    outbox, timeout_s = current_outbox(), wait_s()
+    outbox.put_artifacts(folder)
+    if not outbox.flush(timeout_s):
+        raise TrainingError(
+            f"MLflow at {shown_store()} did not take the run's artifacts within {timeout_s:g} s "
+            f"({outbox.failure or 'no answer'}); they are kept in "
+            f"{UNSENT_FOLDER / outbox.run_id}, and the next `thresher train` here sends them"
+        )
+
+
 def log_data(data: DataSet) -> None:
-    """Log what each split was: source, shapes and digest; the examples themselves are not kept."""
+    """Log what each split was, and the statistics of its labels; the examples are not kept.
+
+    MLflow's lineage has source, shapes and digest; tables and picture are under `DATA_FOLDER`.
+    """
     mlflow = connect()
     from mlflow.data.code_dataset_source import CodeDatasetSource
 
-    for context, split in data.splits.items():
-        dataset = mlflow.data.from_numpy(
-            dict(split.inputs),
-            source=CodeDatasetSource(tags={"description": data.source}),
-            targets=split.targets_NL,
-            name=context,
-            digest=split.digest,
+    def log() -> None:
+        for context, split in data.splits.items():
+            dataset = mlflow.data.from_numpy(
+                dict(split.inputs),
+                source=CodeDatasetSource(tags={"description": data.source}),
+                targets=split.targets_NL,
+                name=context,
+                digest=split.digest,
+            )
+            mlflow.log_input(dataset, context=context)
+
+    patiently(log)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_statistics(describe(data), Path(temporary) / DATA_FOLDER)
+        current_outbox().put_artifacts(Path(temporary))
+
+
+def log_tags(tags: Mapping[str, str]) -> None:
+    """Give the run tags."""
+    mlflow = connect()
+    patiently(lambda: mlflow.set_tags(dict(tags)))
+
+
+def log_description(text: str) -> None:
+    """Give the run's page a description, in Markdown."""
+    mlflow = connect()
+    patiently(lambda: mlflow.set_tag("mlflow.note.content", text))
+
+
+def log_version_description(version: ModelVersion, text: str) -> None:
+    """Give a registered version's page a description, in Markdown."""
+    mlflow = connect()
+    patiently(
+        lambda: mlflow.MlflowClient().update_model_version(
+            version.name, str(version.version), description=text
         )
-        mlflow.log_input(dataset, context=context)
+    )
 
 
 def log_network(
@@ -124,8 +190,9 @@ def log_network(
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(labels)), "logits")]),
     )
     arrays = tuple(example.values())
-    with export_without_noise():
-        logged = mlflow.pytorch.log_model(
+
+    def log() -> Any:
+        return mlflow.pytorch.log_model(
             network.eval(),
             name="model",
             serialization_format="pt2",
@@ -138,7 +205,22 @@ def log_network(
             ],
             validate_serving_input=False,  # pt2 takes arrays; MLflow would try JSON lists, and warn
         )
+
+    with export_without_noise():
+        logged = patiently(log)
+    _delete_unfinished(mlflow, keep=logged.model_id)
     return str(logged.model_uri)
+
+
+def _delete_unfinished(mlflow: Any, *, keep: str) -> None:
+    """Delete what earlier tries left of the run's model."""
+    run = mlflow.active_run().info
+    client = mlflow.MlflowClient()
+    for model in client.search_logged_models(
+        [run.experiment_id], filter_string=f"source_run_id = '{run.run_id}'"
+    ):
+        if model.model_id != keep and str(model.status) != "READY":
+            client.delete_logged_model(model.model_id)
 
 
 def _pinned(package: str, version: str) -> str:

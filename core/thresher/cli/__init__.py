@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from thresher.cli.compare import compare
+from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
 from thresher.cli.serve import predict, runtime, serve, stop
@@ -17,6 +19,8 @@ __all__ = ["main"]
 
 _EXTRAS = {
     "train": "train",
+    "doctor": "train",
+    "compare": "train",
     "tune": "train",
     "diff": "train",
     "ui": "train",
@@ -61,7 +65,7 @@ def _missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraErro
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="thresher")
 def main() -> None:
-    r"""Take a multi-label network from training to Triton; serve what was validated.
+    """Take a multi-label network from training to Triton; serve what was validated.
 
     \b
     thresher train training/recipes/digits.toml
@@ -70,11 +74,13 @@ def main() -> None:
     thresher predict digits examples/digits/*.png
     thresher verify digits --over-the-wire
     thresher stop
-    """
+    """  # noqa: D301 -- Click's mark for lines that stay lines is the character \b itself
 
 
 for _command in (
     train,
+    doctor,
+    compare,
     tune,
     diff,
     export,

@@ -21,18 +21,40 @@ __all__ = ["train", "ui"]
     metavar="KEY=VALUE",
     help="Override a key of the recipe, such as optimization.epochs=3. Repeatable.",
 )
+@click.option(
+    "--resume",
+    metavar="RUN_ID",
+    help="Go on with a run that was cut off, or that could not be tuned, from its checkpoint.",
+)
 @json_option
-def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Train a recipe, tune its thresholds, log to MLflow, register a version.
+def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json: bool) -> None:
+    r"""Train a recipe, tune its thresholds, log to MLflow, register a version.
 
     Example: thresher train training/recipes/digits.toml --set optimization.epochs=5
+
+    Several processes train together under torchrun, each on a GPU of its own where there are any:
+
+    \b
+    torchrun --nproc-per-node 2 -m thresher train training/recipes/digits.toml
     """
+    import os
+    import sys
+
     from thresher.config import load_toml
     from thresher_training import Recipe
     from thresher_training import train as train_recipe
+    from thresher_training.loop import Interrupted
 
     resolved = load_toml(recipe, Recipe, overrides)
-    done = train_recipe(resolved, recipe_folder=recipe.absolute().parent)
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        done = train_recipe(resolved, recipe_folder=recipe.absolute().parent, resume=resume)
+    except Interrupted as error:
+        if is_main:
+            say(f"{error}".replace("RECIPE", str(recipe)))
+        sys.exit(128 + error.signal_number)
+    if not is_main:
+        return
     if as_json:
         print_json(
             {

@@ -157,7 +157,7 @@ def test_the_run_holds_parameters_metrics_and_what_it_was_trained_on(digits, pla
     assert run.info.status == "FINISHED"
     assert run.data.params["optimization.epochs"] == "2"
     assert run.data.params["data.options.num_train"] == "300"
-    for name in ("train/loss", "validation/loss", "validation/macro_f1", "learning_rate"):
+    for name in ("train/loss", "validation/loss", "validation/macro_f1", "train/learning_rate"):
         history = mlflow.MlflowClient().get_metric_history(digits.run_id, name)
         assert [metric.step for metric in history] == [1, 2]
     for at in ("at_0.5", "shared", "tuned"):
@@ -173,7 +173,7 @@ def test_the_run_holds_parameters_metrics_and_what_it_was_trained_on(digits, pla
 def test_the_run_holds_plots_and_the_table_of_labels(digits):
     version = resolve(digits.uri)
     plots = version.artifact("plots")
-    assert {path.name for path in plots.iterdir()} == {"training.png", "labels.png", "pictures.png"}
+    assert {path.name for path in plots.iterdir()} >= {"training.png", "labels.png", "pictures.png"}
     with version.artifact("labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     test, decision = version.evaluation("test"), version.decision()
@@ -240,7 +240,7 @@ def test_the_same_recipe_gives_the_same_logits_as_the_next_version(own, place):
     [
         ("soft", {"wrong_target": True}, DataError, 'label "rare one" in row 0 is 0.5'),
         ("wide", {"factory": "wrong_network"}, TrainingError, r"\[3, 4\] for 3 rows"),
-        ("huge", {"huge": True}, TrainingError, "training loss is nan"),
+        ("huge", {"huge": True}, TrainingError, "doctor stops this run.*non-finite-features"),
         ("typo", {"num_row": 3}, ConfigError, 'did you mean "num_rows"'),
     ],
 )

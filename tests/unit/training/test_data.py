@@ -1,7 +1,5 @@
 """What a data source may return, and what is refused with the place named."""
 
-import logging
-
 import numpy as np
 import pytest
 
@@ -84,11 +82,22 @@ def test_an_input_without_numbers_is_refused():
         make_split(inputs={"features": np.array(list("abcd"))})
 
 
-def test_single_label_data_are_allowed_with_a_warning(caplog):
-    one_each = make_split(targets_NL=np.float32([[1, 0], [0, 1], [1, 0], [0, 1]]))
-    with caplog.at_level(logging.WARNING):
-        make_data(train=one_each, validation=one_each, test=one_each)
-    assert "single-label data" in caplog.text
+def test_soft_targets_are_for_training_alone():
+    soft = make_split(targets_NL=np.float32([[0.25, 1], [0, 1], [1, 0], [np.nan, 0.5]]))
+    assert make_data(train=soft).splits["train"] is soft
+    with pytest.raises(DataError, match=r"the test split: .* is 0\.25, expected 0, 1 or NaN"):
+        make_data(test=soft)
+
+
+def test_padding_is_trimmed_by_an_input_that_exists():
+    splits = {name: make_split() for name in ("train", "validation", "test")}
+    with pytest.raises(DataError, match=r'trim_by is "mask", expected an input of shape \[N, T\]'):
+        DataSet(labels=("a", "b"), splits=splits, source="made up", trim_by="mask")
+
+
+def test_texts_are_as_many_as_rows():
+    with pytest.raises(DataError, match="there are 1 texts, targets have 4 rows"):
+        make_split(texts=["only one"])
 
 
 def test_the_digest_follows_every_value():

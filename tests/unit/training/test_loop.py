@@ -1,12 +1,15 @@
 """The loop: learns, repeats itself exactly, keeps the best epoch and stops when told to."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from thresher.errors import TrainingError
+from thresher.errors import ConfigError, TrainingError
 from thresher_training import OptimizationConfig, Split
-from thresher_training.loop import fit, predict_logits, seeded
+from thresher_training.loop import NoMemoryError, NonFiniteLossError, fit, predict_logits, seeded
 from thresher_training.losses import BceLoss
 from thresher_training.networks import mlp
 
@@ -20,11 +23,30 @@ def make_split(seed, num_rows=300):
 TRAIN, VALIDATION = make_split(0), make_split(1)
 
 
-def train(seed=0, train_split=TRAIN, on_epoch=lambda _: None, **options):
-    config = OptimizationConfig(**{"epochs": 4, "learning_rate": 1e-2, **options})
+def make_network(seed=0, dropout=0.1):
     with seeded(seed):
-        network = mlp(num_labels=2, num_features=4, hidden=[16], dropout=0.1)
-    result = fit(network, train_split, VALIDATION, BceLoss(), config, seed=seed, on_epoch=on_epoch)
+        return mlp(num_labels=2, num_features=4, hidden=[16], dropout=dropout)
+
+
+def train(
+    seed=0,
+    train_split=TRAIN,
+    network=None,
+    dropout=0.1,
+    on_epoch=lambda _: None,
+    augment=None,
+    trim_by=None,
+    **options,
+):
+    config = OptimizationConfig(**{"epochs": 4, "learning_rate": 1e-2, **options})
+    network = network or make_network(seed, dropout)
+    result = fit(
+        *(network, train_split, VALIDATION, BceLoss(), config),
+        seed=seed,
+        on_epoch=on_epoch,
+        augment=augment,
+        trim_by=trim_by,
+    )
     return result, predict_logits(network, VALIDATION.inputs)
 
 
@@ -34,27 +56,36 @@ def test_it_learns_and_tells_each_epoch():
     assert tuple(seen) == result.epochs
     assert [epoch.epoch for epoch in seen] == list(range(1, 9))
     assert seen[-1].train_loss < seen[0].train_loss
-    assert seen[-1].validation_macro_f1 > 0.9
+    assert seen[-1].validation["macro_f1"] > 0.9
     assert seen[-1].learning_rate == pytest.approx(0, abs=1e-6)
+    assert all(epoch.gradient_norm > 0 and epoch.rows_per_s > 0 for epoch in seen)
+    assert all(0 <= epoch.data_wait_fraction <= 1 for epoch in seen)
     assert logits.dtype == np.float32
     assert logits.shape == (300, 2)
 
 
 def test_the_same_seed_gives_the_same_logits_and_leaves_global_state_alone():
     torch.manual_seed(7)
-    before = torch.get_rng_state()
+    np.random.seed(7)
+    random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     (_, first), (_, second), (_, other) = train(seed=3), train(seed=3), train(seed=4)
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
 
 
-@pytest.mark.parametrize("best_by", ["macro_f1", "micro_f1", "loss"])
+@pytest.mark.parametrize("best_by", ["macro_f1", "micro_f1", "mean_average_precision", "loss"])
 def test_the_kept_weights_are_those_of_the_best_epoch(best_by):
     result, logits = train(epochs=6, learning_rate=0.3, best_by=best_by)
     best = result.epochs[result.best_epoch - 1]
-    values = [getattr(epoch, f"validation_{best_by}") for epoch in result.epochs]
-    assert getattr(best, f"validation_{best_by}") == (min if best_by == "loss" else max)(values)
+
+    def value(epoch):
+        return -epoch.validation_loss if best_by == "loss" else epoch.validation[best_by]
+
+    assert value(best) == max(map(value, result.epochs))
     loss = BceLoss()(torch.from_numpy(logits), torch.from_numpy(VALIDATION.targets_NL)).item()
     assert loss == pytest.approx(best.validation_loss, rel=1e-6)
 
@@ -66,19 +97,158 @@ def test_it_stops_early_when_nothing_gets_better():
     assert len(result.epochs) == 4
 
 
+def test_no_epochs_leave_the_network_as_it_is():
+    network = make_network()
+    before = predict_logits(network, VALIDATION.inputs)
+    result, logits = train(network=network, epochs=0)
+    assert (result.best_epoch, result.epochs) == (0, ())
+    np.testing.assert_array_equal(before, logits)
+
+
 def test_unknown_targets_are_no_obstacle():
     targets = TRAIN.targets_NL.copy()
     targets[::2, 0] = np.nan
     partly = Split(inputs=TRAIN.inputs, targets_NL=targets)
     result, _ = train(train_split=partly, epochs=8, learning_rate=5e-2)
-    assert result.epochs[-1].validation_macro_f1 > 0.85
+    assert result.epochs[-1].validation["macro_f1"] > 0.85
 
 
-def test_a_loss_that_is_not_finite_stops_training():
+@pytest.mark.parametrize("max_gradient_norm", [None, 0.05])
+def test_accumulation_makes_the_steps_of_a_large_batch(max_gradient_norm):
+    # unknown targets are spread unevenly and the last step is short: a plain mean would be wrong
+    targets = TRAIN.targets_NL.copy()
+    targets[:200, 0] = np.nan
+    partly = Split(inputs=TRAIN.inputs, targets_NL=targets)
+    options = {"train_split": partly, "dropout": 0.0, "max_gradient_norm": max_gradient_norm}
+    _, whole = train(batch_size=80, **options)
+    _, cut = train(batch_size=16, accumulate=5, **options)
+    np.testing.assert_allclose(cut, whole, atol=2e-5)
+
+
+def test_a_small_limit_on_the_gradients_norm_changes_the_outcome():
+    (_, free), (_, clipped) = train(), train(max_gradient_norm=1e-4)
+    assert not np.allclose(free, clipped, atol=1e-3)
+
+
+def test_the_average_of_the_weights_is_what_is_kept():
+    (plain, raw), (averaged, smooth) = train(epochs=1), train(epochs=1, ema_decay=0.99)
+    # the steps are the same; what is evaluated is not
+    assert plain.epochs[0].train_loss == averaged.epochs[0].train_loss
+    assert not np.array_equal(raw, smooth)
+    with_norm = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = with_norm
+
+        def forward(self, features):
+            return self.layers(features)
+
+    train(network=Normed(), ema_decay=0.9, epochs=1)
+
+
+def test_bf16_trains_on_a_cpu_and_logits_stay_float32():
+    result, logits = train(epochs=8, learning_rate=5e-2, precision="bf16")
+    assert result.epochs[-1].validation["macro_f1"] > 0.85
+    assert logits.dtype == np.float32
+    _, auto = train(precision="auto", epochs=1)
+    assert auto.dtype == np.float32
+
+
+def test_fp16_is_refused_on_a_cpu():
+    with pytest.raises(ConfigError, match='"fp16", which needs a GPU'):
+        train(precision="fp16", device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(TrainingError, match="torch sees no GPU here"):
+        train(device="cuda")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_compiled_network_learns_and_the_plain_one_holds_its_weights():
+    # one shape and no activation: what takes long is the C++ compiler
+    found = []
+    for is_compiled in (False, True):
+        with seeded(0):
+            network = mlp(num_labels=2, num_features=4, hidden=[])
+        options = {"network": network, "batch_size": 300, "learning_rate": 0.1}
+        found.append(train(**options, compile=is_compiled)[1])
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+def test_label_aware_sampling_draws_rare_labels_more_often():
+    seen = []
+    targets = np.zeros((400, 2), np.float32)
+    targets[:200, 0], targets[:4, 1] = 1, 1
+    rows = np.arange(400, dtype=np.float32)[:, None].repeat(4, axis=1)
+
+    def note(inputs, generator):
+        seen.extend(inputs["features"][:, 0].tolist())
+        return inputs
+
+    split = Split(inputs={"features": rows}, targets_NL=targets)
+    train(train_split=split, sampler="label_aware", epochs=1, augment=note)
+    assert len(seen) == 400
+    assert np.isin(seen, range(4)).mean() > 5 * 4 / 400
+
+
+def test_augmentation_alters_train_batches_alone_and_repeats_itself():
+    def noise(inputs, generator):
+        x = inputs["features"]
+        return {"features": x + 0.5 * torch.randn(x.shape, generator=generator)}
+
+    (_, plain), (_, first), (_, second) = train(), train(augment=noise), train(augment=noise)
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(plain, first)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_input_and_rows():
     x = TRAIN.inputs["features"].copy()
     x[7] = np.inf
-    with pytest.raises(TrainingError, match="training loss is nan in epoch 1"):
+    with pytest.raises(NonFiniteLossError, match=r"training loss is nan in epoch 1.*rows 7\)") as e:
         train(train_split=Split(inputs={"features": x}, targets_NL=TRAIN.targets_NL))
+    assert 7 in e.value.arrays["rows"]
+    assert e.value.arrays["inputs/features"].shape == (len(e.value.arrays["rows"]), 4)
+
+
+def test_a_loss_that_runs_away_tells_logits_and_learning_rate():
+    with pytest.raises(NonFiniteLossError, match=r"all inputs are finite.*learning rate of"):
+        train(learning_rate=1e30, epochs=20)
+
+
+class Failing(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.linear, self.error = nn.Linear(4, 2), error
+
+    def forward(self, features):
+        if self.training and len(features) > 40:
+            raise self.error
+        return self.linear(features)
+
+
+def test_too_little_memory_says_which_keys_help():
+    error = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+    with pytest.raises(NoMemoryError, match=r"batch_size=32 and optimization.accumulate=2"):
+        train(network=Failing(error))
+    train(network=Failing(error), batch_size=32, accumulate=2)
+
+
+def test_memory_that_torch_really_cannot_get_is_told_so():
+    class Hungry(Failing):
+        def forward(self, features):
+            return self.linear(features) + torch.empty(2**50).sum()
+
+    with pytest.raises(NoMemoryError, match="out of memory in epoch 1, step 1"):
+        train(network=Hungry(None))
+
+
+def test_a_network_that_fails_in_training_says_where():
+    with pytest.raises(TrainingError, match=r"Failing fails in epoch 1, step 1: KeyError: 'x'"):
+        train(network=Failing(KeyError("x")))
 
 
 def test_read_only_and_strided_arrays_can_be_trained_on():
@@ -87,9 +257,16 @@ def test_read_only_and_strided_arrays_can_be_trained_on():
     train(train_split=Split(inputs={"features": x}, targets_NL=TRAIN.targets_NL), epochs=1)
 
 
+def test_mapped_arrays_give_the_weights_of_arrays_in_memory(tmp_path):
+    np.save(tmp_path / "x.npy", TRAIN.inputs["features"])
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="c")
+    split = Split(inputs={"features": mapped}, targets_NL=TRAIN.targets_NL)
+    (_, first), (_, second) = train(), train(train_split=split)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_prediction_is_in_evaluation_mode_and_leaves_the_mode():
-    with seeded(0):
-        network = mlp(num_labels=2, num_features=4, dropout=0.5).train()
+    network = make_network(dropout=0.5).train()
     first, second = (predict_logits(network, VALIDATION.inputs) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert network.training

@@ -132,3 +132,26 @@ def test_a_single_row_is_enough():
         inputs={"features": np.ones((1, 5), np.float32)}, targets_NL=np.zeros((1, 2), np.float32)
     )
     assert check_network(mlp(num_labels=2, num_features=5), one) == ("features",)
+
+
+class Wide(nn.Module):
+    """Takes exactly three columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, ids, mask):
+        return self.linear(ids * mask)
+
+
+def test_a_network_of_fixed_width_is_refused_where_padding_is_cut_off():
+    ones = np.ones((4, 3), np.float32)
+    train = Split(inputs={"ids": ones, "mask": ones}, targets_NL=TRAIN.targets_NL)
+    assert check_network(Wide(), train) == ("ids", "mask")
+    with pytest.raises(TrainingError, match="trim_by cuts padding off each batch"):
+        check_network(Wide(), train, trim_by="mask")
+
+
+def test_a_network_that_is_not_trained_needs_no_parameters_to_train():
+    assert check_network(Frozen(), TRAIN, is_trained=False) == ("right", "left")

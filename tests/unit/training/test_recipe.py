@@ -45,10 +45,10 @@ def test_a_minimal_recipe_takes_defaults(tmp_path):
             "[optimization]\nepoch = 3",
             'unknown key "optimization.epoch"; did you mean "optimization.epochs"',
         ),
-        ('[loss]\nname = "bcee"', 'loss.name: unknown value "bcee"; did you mean "bce"'),
+        ('[loss]\nnam = "bce"', 'unknown key "loss.nam"; did you mean "loss.name"'),
         (
-            "[optimization]\nepochs = 0",
-            r"\[optimization\] epochs is 0, expected a number at least 1",
+            "[optimization]\nepochs = -1",
+            r"\[optimization\] epochs is -1, expected a number at least 0",
         ),
         ("[optimization]\nlearning_rate = nan", "learning_rate is nan"),
         ("[optimization]\nlearning_rate = 0.0", "learning_rate is 0.0, expected a number above 0"),

@@ -1,0 +1,140 @@
+"""MLflow's own UI on a trained run: what a person sees of run, version, artifacts, comparison."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.browser import MISSING, Browser, browser
+from support.mlflow_server import free_port
+from thresher_training import (
+    DataSet,
+    NetworkConfig,
+    OptimizationConfig,
+    Recipe,
+    Split,
+    compare,
+    train,
+)
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+_WORDS = ("Nobody knows why", "The game was great", "Thanks a lot", "This is sad", "What a day")
+_SHOTS = os.environ.get("THRESHER_SCREENSHOTS")  # a folder, for people who want to look
+
+
+def feelings(num_rows=300):
+    rng = np.random.default_rng(0)
+
+    def split():
+        features = rng.normal(size=(num_rows, 5)).astype(np.float32)
+        noise = rng.normal(0, 0.8, size=(num_rows, 5)).astype(np.float32)
+        texts = [f"{_WORDS[row.argmax()]}, said number {at}" for at, row in enumerate(features)]
+        return Split(
+            inputs={"features": features},
+            targets_NL=(features + noise > [0, 0.4, 0.8, 1.2, 1.6]).astype(np.float32),
+            texts=texts,
+        )
+
+    return DataSet(
+        labels=("joy", "doubt", "thanks", "grief", "awe"),
+        splits={name: split() for name in ("train", "validation", "test")},
+        source="Sentences drawn at random",
+    )
+
+
+RECIPE = Recipe(
+    name="feelings",
+    network=NetworkConfig(factory="thresher_training.networks:mlp", options={"num_features": 5}),
+    optimization=OptimizationConfig(epochs=6, learning_rate=1e-2),
+)
+
+
+@contextlib.contextmanager
+def ui(folder: Path):
+    """`thresher ui` on the working folder's store."""
+    port = free_port()
+    with (folder / "ui.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "thresher", "ui", "--port", str(port)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                        break
+                except OSError:
+                    assert process.poll() is None, (folder / "ui.log").read_text()
+                    assert time.monotonic() < deadline, (folder / "ui.log").read_text()
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def visit(page: Browser, address: str, *texts: str, shot: str) -> str:
+    """Open an address, wait until all texts are to be seen, and return all that is."""
+    page.run("window.location.href = arguments[0]", address)
+    return see(page, *texts, shot=shot)
+
+
+def see(page: Browser, *texts: str, shot: str) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        shown = str(page.run("return document.body ? document.body.innerText : ''"))
+        missing = [text for text in texts if text not in shown]
+        if not missing or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if _SHOTS:
+        time.sleep(1.5)
+        page.screenshot(Path(_SHOTS) / f"{shot}.png")
+    assert not missing, f"{shot}: no {missing} in:\n{shown}"
+    return shown
+
+
+@pytest.fixture
+def shown(store, monkeypatch):
+    """A trained version and a comparison in MLflow's UI, and the browser on it."""
+    from thresher.registry import resolve
+    from thresher_training.descriptions import describe_run, describe_version
+
+    data = feelings()
+    model = train(RECIPE, data=data)
+    compared = compare(RECIPE, ["bce", "focal"], data=data)
+    with ui(store) as address, browser(store) as page:
+        page.resize(1500, 1100)
+        yield address, page, model, compared
+
+
+def test_a_person_finds_everything_in_mlflows_ui(shown):
+    address, page, model, compared = shown
+    import mlflow
+
+    experiment = mlflow.get_run(model.run_id).info.experiment_id
+    run = f"{address}/#/experiments/{experiment}/runs/{model.run_id}"
+    visit(page, run, "feelings, bce, seed 0", "validation/macro_f1", shot="run")
+    visit(page, f"{run}/model-metrics", "validation/macro_f1", shot="charts")
+    visit(page, f"{run}/system-metrics", "system/", shot="system")
+    visit(page, f"{run}/artifacts", "thresholds", shot="artifacts")
+    visit(page, f"{run}/artifacts/thresholds/side_by_side.html", "side_by_side.html", shot="side")
+    visit(page, f"{run}/artifacts/thresholds/explorer.html", "explorer.html", shot="explorer")
+    visit(page, f"{run}/artifacts/mistakes.html", "mistakes.html", shot="mistakes")
+    visit(page, f"{run}/artifacts/labels.csv", "labels.csv", shot="labels")
+    visit(page, f"{run}/artifacts/plots/training.png", "training.png", shot="training")
+    visit(page, f"{address}/#/models/feelings", "candidate", shot="model")
+    visit(page, f"{address}/#/models/feelings/versions/1", "candidate", shot="version")
+    parent = f"{address}/#/experiments/{experiment}/runs/{compared.run_id}"
+    visit(page, parent, "compare bce, focal", shot="comparison")
+    visit(page, f"{address}/#/experiments/{experiment}/runs", "compare bce, focal", shot="runs")
