@@ -117,6 +117,7 @@ def train(
             data = load_data(recipe, folders) if data is None else data
             check_data(checkpoint["about"], data, str(resume))
         run_id = team.on_main(lambda: stack.enter_context(tracked_run(recipe.name, resume=resume)))
+        stack.callback(stop.ending)  # else a signal could keep the run from being closed
         team.on_main(lambda: log_recipe(recipe))
         found = load_data(recipe, folders) if data is None else data
         _check_examples(recipe, found)

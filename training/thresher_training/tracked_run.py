@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 _WAIT_VARIABLE = "THRESHER_MLFLOW_WAIT_S"
 _WAIT_AFTER_FAILURE_S = 30.0
 
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 _HTTP_DEFAULTS = {
     # MLflow would block for minutes in one call; here whoever calls tries again
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -149,7 +151,8 @@ def _experiment_id(mlflow: Any, name: str) -> str:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        return str(client.create_experiment(name))
+        # MLflow's pages then show training, and not prompts and agents
+        return str(client.create_experiment(name, tags=_EXPERIMENT_TAGS))
     if experiment.lifecycle_stage != "active":
         raise TrainingError(
             f'the MLflow experiment "{name}" is deleted; restore it or give the recipe another name'

@@ -13,6 +13,7 @@ import pytest
 
 from support.browser import MISSING, Browser, browser
 from support.mlflow_server import free_port
+from thresher.registry import connect, resolve
 from thresher_training import (
     DataSet,
     NetworkConfig,
@@ -21,7 +22,10 @@ from thresher_training import (
     Split,
     compare,
     train,
+    tune_decision,
 )
+from thresher_training.descriptions import describe_run, describe_version
+from thresher_training.tracking import log_version_description
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -107,12 +111,15 @@ def see(page: Browser, *texts: str, shot: str) -> str:
 @pytest.fixture
 def shown(store, monkeypatch):
     """A trained version and a comparison in MLflow's UI, and the browser on it."""
-    from thresher.registry import resolve
-    from thresher_training.descriptions import describe_run, describe_version
-
     data = feelings()
     model = train(RECIPE, data=data)
-    compared = compare(RECIPE, ["bce", "focal"], data=data)
+    version = resolve(model.uri)
+    rows = version.evaluation("validation")
+    tuned = tune_decision(data.labels, rows.logits_NL, rows.targets_NL, RECIPE.decision)
+    log_version_description(version, describe_version(model.uri, tuned, model.metrics))
+    text = describe_run(RECIPE.name, data, tuned, model.metrics)
+    connect().MlflowClient().set_tag(model.run_id, "mlflow.note.content", text)
+    compared = compare(RECIPE, ["bce", "focal", "bce+pos_weight"], seeds=[0, 1], data=data)
     with ui(store) as address, browser(store) as page:
         page.resize(1500, 1100)
         yield address, page, model, compared
@@ -120,21 +127,66 @@ def shown(store, monkeypatch):
 
 def test_a_person_finds_everything_in_mlflows_ui(shown):
     address, page, model, compared = shown
-    import mlflow
-
-    experiment = mlflow.get_run(model.run_id).info.experiment_id
+    client = connect().MlflowClient()
+    experiment = client.get_run(model.run_id).info.experiment_id
     run = f"{address}/#/experiments/{experiment}/runs/{model.run_id}"
-    visit(page, run, "feelings, bce, seed 0", "validation/macro_f1", shot="run")
-    visit(page, f"{run}/model-metrics", "validation/macro_f1", shot="charts")
-    visit(page, f"{run}/system-metrics", "system/", shot="system")
-    visit(page, f"{run}/artifacts", "thresholds", shot="artifacts")
-    visit(page, f"{run}/artifacts/thresholds/side_by_side.html", "side_by_side.html", shot="side")
-    visit(page, f"{run}/artifacts/thresholds/explorer.html", "explorer.html", shot="explorer")
-    visit(page, f"{run}/artifacts/mistakes.html", "mistakes.html", shot="mistakes")
-    visit(page, f"{run}/artifacts/labels.csv", "labels.csv", shot="labels")
-    visit(page, f"{run}/artifacts/plots/training.png", "training.png", shot="training")
-    visit(page, f"{address}/#/models/feelings", "candidate", shot="model")
-    visit(page, f"{address}/#/models/feelings/versions/1", "candidate", shot="version")
+    visit(page, run, "feelings, bce, seed 0", "validation/macro_f1", "Training runs", shot="run")
+    close_assistant(page)
+    see(page, "one for each label", "Finished", shot="run")
+    charts = ("test/tuned", "train", "validation")
+    visit(page, f"{run}/model-metrics", *charts, shot="charts")
+    scroll_to(page, "validation")
+    see(page, "macro_f1", shot="charts-below")
+    visit(page, f"{run}/system-metrics", "cpu_utilization_percentage", shot="system")
+    files = f"{run}/artifacts"
+    visit(page, files, "decision.json", "recipe.toml", "thresholds", "doctor", shot="artifacts")
+    for path, frame_text, shot in (
+        ("thresholds/side_by_side.html", "one for each label", "side"),
+        ("thresholds/explorer.html", "grief", "explorer"),
+        ("mistakes.html", "The game was great", "mistakes"),
+    ):
+        visit(page, f"{files}/{path}", path.rpartition("/")[2], shot=shot)
+        wait_for_frame(page, frame_text, shot)
+    visit(page, f"{files}/labels.csv", "support", "grief", shot="labels")
+    visit(page, f"{files}/plots/training.png", "training.png", shot="training")
+    visit(page, f"{address}/#/models/feelings", "candidate", "Version 1", shot="model")
+    version = f"{address}/#/models/feelings/versions/1"
+    visit(page, version, "candidate", "thresher export models:/feelings/1", "awe", shot="version")
     parent = f"{address}/#/experiments/{experiment}/runs/{compared.run_id}"
-    visit(page, parent, "compare bce, focal", shot="comparison")
+    visit(page, parent, "compare bce, focal, bce+pos_weight", "Best on validation", shot="compared")
+    picture = f"{parent}/artifacts/comparison.png"
+    visit(page, picture, "comparison.md", shot="comparison-plot")
     visit(page, f"{address}/#/experiments/{experiment}/runs", "compare bce, focal", shot="runs")
+
+
+def close_assistant(page: Browser) -> None:
+    """Close MLflow's own chat panel, which takes a quarter of the window."""
+    page.run(
+        "document.querySelectorAll('[data-component-id=\"mlflow.assistant.chat_panel.close\"]')"
+        ".forEach(button => button.click())"
+    )
+
+
+def scroll_to(page: Browser, heading: str) -> None:
+    page.run(
+        "[...document.querySelectorAll('*')].filter(e => e.children.length === 0 && "
+        "e.textContent.trim() === arguments[0]).at(-1)?.scrollIntoView()",
+        heading,
+    )
+
+
+def wait_for_frame(page: Browser, text: str, shot: str) -> None:
+    """Wait until the artifact view's frame shows a text: the HTML runs inside MLflow's page."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(RuntimeError):  # the frame is replaced while it loads
+            page.enter_frame("iframe")
+            shown = str(page.run("return document.body ? document.body.innerText : ''"))
+            page.leave_frame()
+            if text in shown:
+                break
+        page.leave_frame()
+        assert time.monotonic() < deadline, f"{shot}: no {text!r} in the frame"
+        time.sleep(0.3)
+    if _SHOTS:
+        page.screenshot(Path(_SHOTS) / f"{shot}.png")

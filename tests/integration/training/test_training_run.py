@@ -7,11 +7,24 @@ import sys
 import mlflow
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from thresher.config import load_toml
 from thresher.errors import ConfigError, DataError, ThresherError, TrainingError
 from thresher.registry import resolve
-from thresher_training import DataConfig, NetworkConfig, OptimizationConfig, Recipe, train
+from thresher_training import (
+    DataConfig,
+    DataSet,
+    NetworkConfig,
+    OptimizationConfig,
+    Recipe,
+    Split,
+    train,
+)
+from thresher_training.loop import predict_logits, seeded
+from thresher_training.networks import mlp
+from thresher_training.recipe import CorrelationConfig
 
 OWN_MODULE = """
 import numpy as np
@@ -240,7 +253,7 @@ def test_the_same_recipe_gives_the_same_logits_as_the_next_version(own, place):
     [
         ("soft", {"wrong_target": True}, DataError, 'label "rare one" in row 0 is 0.5'),
         ("wide", {"factory": "wrong_network"}, TrainingError, r"\[3, 4\] for 3 rows"),
-        ("huge", {"huge": True}, TrainingError, "doctor stops this run.*non-finite-features"),
+        ("huge", {"huge": True}, TrainingError, r"(?s)doctor stops this run.*non-finite-features"),
         ("typo", {"num_row": 3}, ConfigError, 'did you mean "num_rows"'),
     ],
 )
@@ -286,3 +299,101 @@ def test_a_store_that_cannot_be_used_is_a_user_error(place, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
     with pytest.raises(ThresherError, match="MLflow at nonsense://nowhere"):
         train_own(place, "lost")
+
+
+def numbers(**options):
+    rng = np.random.default_rng(0)
+
+    def split(num_rows):
+        x = rng.normal(size=(num_rows, 3)).astype(np.float32)
+        return Split(inputs={"features": x}, targets_NL=np.stack([x[:, 0] > 0, x[:, 1] > 1], 1))
+
+    sizes = {"train": 200, "validation": 100, "test": 100}
+    return DataSet(
+        labels=("up", "high"),
+        splits={name: split(size) for name, size in sizes.items()},
+        source="random numbers",
+        **options,
+    )
+
+
+def linear(*, num_labels):
+    return mlp(num_labels=num_labels, num_features=3, hidden=[])
+
+
+def test_python_alone_is_enough_and_data_bring_their_assets(place, tmp_path):
+    (tmp_path / "vocabulary.txt").write_text("a b c", encoding="utf-8")
+    recipe = Recipe(name="in-python", optimization=OptimizationConfig(epochs=2))
+    data = numbers(assets={"tokenizer/vocabulary.txt": tmp_path / "vocabulary.txt"})
+    model = train(recipe, data=data, network=linear, loss=nn.MultiLabelSoftMarginLoss())
+    version = resolve(model.uri)
+    assert version.artifact("assets/tokenizer/vocabulary.txt").read_text() == "a b c"
+    assert (version.artifact("doctor") / "doctor.json").is_file()
+    assert not (place / ".thresher" / "checkpoints" / model.run_id).exists()
+
+
+def test_a_network_that_is_not_trained_is_evaluated_tuned_and_registered(place):
+    with seeded(3):
+        network = linear(num_labels=2)
+    network.requires_grad_(requires_grad=False)
+    data = numbers()
+    expected = predict_logits(network, data.splits["test"].inputs)
+    recipe = Recipe(name="untrained", optimization=OptimizationConfig(epochs=0))
+    model = train(recipe, data=data, network=network)
+    np.testing.assert_array_equal(resolve(model.uri).evaluation("test").logits_NL, expected)
+
+
+def test_prior_and_correlation_are_put_on_the_network(place):
+    recipe = Recipe(
+        name="refined",
+        network=NetworkConfig(prior_bias=True, correlation=CorrelationConfig(hidden=4)),
+        optimization=OptimizationConfig(epochs=1),
+    )
+    model = train(recipe, data=numbers(), network=linear)
+    weights = torch.export.load(resolve(model.uri).model_folder() / "data" / "model.pt2").state_dict
+    assert len(weights) > 2
+
+
+def test_a_loss_that_is_not_finite_leaves_its_batch_in_the_run(place):
+    recipe = Recipe(name="diverged", optimization=OptimizationConfig(learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"largest logit is .*failure/batch\.npz"):
+        train(recipe, data=numbers(), network=linear)
+    run = last_run("diverged")
+    assert run.info.status == "FAILED"
+    assert "diverged" not in registered_names()
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="failure/batch.npz"
+    )
+    with np.load(path) as batch:
+        assert batch["inputs/features"].shape == (len(batch["rows"]), 3)
+        assert batch["targets"].shape == batch["logits"].shape == (len(batch["rows"]), 2)
+
+
+def test_too_little_memory_keeps_the_checkpoint_and_smaller_batches_go_on(place):
+    class Hungry(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(3, 2), 0
+
+        def forward(self, features):
+            if self.training and len(features) > 40:
+                self.calls += 1
+                if self.calls > 5:
+                    torch.empty(2**50)
+            return self.linear(features)
+
+    def hungry(*, num_labels):
+        with seeded(0):
+            return Hungry()
+
+    recipe = Recipe(name="hungry", optimization=OptimizationConfig(epochs=3))
+    with pytest.raises(TrainingError, match=r"optimization\.batch_size=32 .*accumulate=2") as info:
+        train(recipe, data=numbers(), network=hungry)
+    run = last_run("hungry")
+    assert run.info.status == "FAILED"
+    assert f"--resume {run.info.run_id}" in str(info.value)
+    smaller = Recipe(
+        name="hungry", optimization=OptimizationConfig(epochs=3, batch_size=32, accumulate=2)
+    )
+    model = train(smaller, data=numbers(), network=hungry, resume=run.info.run_id)
+    assert model.run_id == run.info.run_id

@@ -36,10 +36,14 @@ def test_without_a_terminal_there_is_one_line_per_epoch(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "digits [small]: epoch 1/2  loss 0.5000, validation 0.2500, macro-F1 at 0.5 0.7500, "
-        "12,346 rows/s, 60 s left",
-        "digits [small]: epoch 2/2  loss 0.5000, validation 0.2500, macro-F1 at 0.5 0.7500, "
-        "12,346 rows/s",
+        (
+            "digits [small]: epoch 1/2  loss 0.5000, validation 0.2500, macro-F1 at 0.5 0.7500, "
+            "12,346 rows/s, 60 s left"
+        ),
+        (
+            "digits [small]: epoch 2/2  loss 0.5000, validation 0.2500, macro-F1 at 0.5 0.7500, "
+            "12,346 rows/s"
+        ),
     ]
 
 

@@ -59,7 +59,9 @@ def _draw(diagnosis: Diagnosis, path: Path) -> None:
     layers = _chosen(diagnosis.gradients)
     height = max(3.6, 1.4 + 0.2 * len(layers))
     figure = Figure(figsize=(12, height), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    # the bars grow with the number of layers, the curve does not
+    grid = figure.add_gridspec(2, 2, height_ratios=(3.6, height - 3.5))
+    left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[:, 1])
     if diagnosis.range_test is not None and diagnosis.range_test.losses:
         _draw_range(left, diagnosis.range_test)
     else:
@@ -68,8 +70,9 @@ def _draw(diagnosis: Diagnosis, path: Path) -> None:
         _draw_gradients(right, layers, of=len(diagnosis.gradients))
     else:
         right.set_axis_off()
+    left.grid(alpha=0.25)
+    right.grid(alpha=0.25, axis="x")
     for axes in (left, right):
-        axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120)
@@ -102,15 +105,16 @@ def _draw_gradients(axes: Axes, layers: list[LayerGradient], *, of: int) -> None
     for place, norm in zip(places, norms, strict=True):
         if norm not in alive:
             axes.text(least / 2.5, place, "0" if norm == 0 else str(norm), va="center", fontsize=8)
-    title = "Largest gradient norm of the first steps, by layer"
+    title = "Largest gradient norm of the first steps"
     axes.set(
-        title=title if len(layers) == of else f"{title} ({len(layers)} of {of})",
+        title=title if len(layers) == of else f"{title}, {len(layers)} of {of} layers",
         xlabel="gradient norm (red: none, or not a number)",
         xscale="log",
         xlim=(start, most * 3),
     )
     axes.set_yticks(list(places), [layer.layer for layer in layers], fontsize=8)
     axes.invert_yaxis()
+    axes.margins(y=0.01)
 
 
 def _chosen(gradients: tuple[LayerGradient, ...]) -> list[LayerGradient]:

@@ -42,6 +42,10 @@ class Stop:
         if self.requested:
             raise self.interruption()
 
+    def ending(self) -> None:
+        """From here on the first signal changes nothing: the run is being closed already."""
+        self._waits, self.signal_number = True, 0
+
     def handle(self, number: int, _: FrameType | None) -> None:
         """Take a signal: remember it, or raise where nobody looks or this is not the first."""
         first = not self.requested

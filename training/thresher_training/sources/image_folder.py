@@ -16,11 +16,12 @@ from thresher.errors import ConfigError, DataError, unknown_name
 from thresher_training.data import DataSet
 from thresher_training.sources.augmentation import Augmentation
 from thresher_training.sources.cache import CACHE, cached, load_splits
+from thresher_training.sources.dialect import ARROW, DELIMITED, dialect_of, holds_arrow
 from thresher_training.sources.files import expand
 from thresher_training.sources.labels import MissingLabels, label_form
 from thresher_training.sources.reading import split_paths, told_files, write_tables
 from thresher_training.sources.splitting import Block, Shares
-from thresher_training.sources.tables import ARROW, DELIMITED, Batch, Dialect, Table, open_table
+from thresher_training.sources.tables import Batch, Table, open_table
 
 __all__ = ["images"]
 
@@ -98,7 +99,11 @@ def images(
         flip=flip, shift=shift, zoom=zoom, color_jitter=color_jitter, erase=erase
     )
     tables = {
-        name: open_table(place, dialect=_dialect(place), suffixes=(*ARROW, *DELIMITED))
+        name: open_table(
+            place,
+            dialect=None if holds_arrow(place) else dialect_of(place),
+            suffixes=(*ARROW, *DELIMITED),
+        )
         for name, place in split_paths(path, train=train, validation=validation, test=test).items()
     }
     if label_columns is None and label_column is None:
@@ -217,9 +222,3 @@ def _pad(picture: Any, size: int) -> Any:
 
 
 _RESIZE: dict[str, Callable[[Any, int], Any]] = {"crop": _crop, "pad": _pad, "squeeze": _squeeze}
-
-
-def _dialect(path: Path) -> Dialect | None:
-    if path.suffix.lower() in ARROW:
-        return None
-    return Dialect(delimiter="\t" if path.suffix.lower() in (".tsv", ".tab") else ",")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from thresher.errors import ConfigError, DataError, unknown_name
 from thresher_training.sources.files import read_names
 from thresher_training.sources.tables import Batch, Table, numbers
 
-__all__ = ["LabelForm", "MissingLabels", "RowLabels", "label_form", "match_columns"]
+__all__ = ["LabelForm", "MissingLabels", "RowLabels", "in_order", "label_form", "match_columns"]
 
 MissingLabels = Literal["error", "unknown"]
 """What a row without a list of labels is: an error, or a row whose labels are all unknown."""
@@ -128,7 +128,7 @@ class RowLabels:
         """The labels that were given or found."""
         if self.form.column is None:
             return tuple(self.columns)
-        return self.form.names or tuple(sorted(self._number, key=_natural))
+        return self.form.names or in_order(self._number)
 
     def add(self, batch: Batch, num_rows: int) -> None:
         """Take the labels of some more rows.
@@ -235,10 +235,19 @@ _NOTHING, _NO_LABEL = -1, -2
 _BLOCK_ROWS = 4_096
 
 
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Whole numbers in the order of numbers, before names in the order of letters."""
-    is_number = name.isascii() and name.isdigit()
-    return (not is_number, int(name) if is_number else 0, name)
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return each name once: whole numbers by value, then names by letters.
+
+    Example:
+        >>> in_order(["b", "10", "9", "a", "b"])
+        ('9', '10', 'a', 'b')
+    """
+
+    def key(name: str) -> tuple[bool, int, str]:
+        is_number = name.isascii() and name.isdigit()
+        return (not is_number, int(name) if is_number else 0, name)
+
+    return tuple(sorted(set(names), key=key))
 
 
 def _is_list(kind: Any) -> bool:

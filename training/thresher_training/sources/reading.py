@@ -13,7 +13,7 @@ import numpy.typing as npt
 from thresher.errors import ConfigError, DataError
 from thresher_training.data import SplitName
 from thresher_training.sources.files import expand
-from thresher_training.sources.labels import LabelForm, RowLabels
+from thresher_training.sources.labels import LabelForm, RowLabels, in_order
 from thresher_training.sources.splitting import Block, Part, Shares, write_splits
 from thresher_training.sources.tables import MAX_ROWS, Batch, Table
 
@@ -92,7 +92,7 @@ def write_tables(
                 groups.add(split, batch, group_column)
         gathered[split] = rows
     found = [name for rows in gathered.values() for name in rows.names]
-    labels = gathered["train"].names if form.names or form.columns else _in_order(found)
+    labels = gathered["train"].names if form.names or form.columns else in_order(found)
     parts = {
         split: Part(
             targets_NL=gathered[split].targets(labels),
@@ -149,13 +149,3 @@ class _Groups:
     def of(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the group of each row of a split."""
         return np.concatenate([np.zeros(0, dtype=np.int64), *self.rows.get(split, [])])
-
-
-def _in_order(names: list[str]) -> tuple[str, ...]:
-    """Return each name once: whole numbers by value, then names by letters."""
-
-    def key(name: str) -> tuple[bool, int, str]:
-        is_number = name.isascii() and name.isdigit()
-        return (not is_number, int(name) if is_number else 0, name)
-
-    return tuple(sorted(set(names), key=key))

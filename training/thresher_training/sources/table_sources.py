@@ -13,6 +13,7 @@ import numpy.typing as npt
 from thresher.errors import ConfigError, DataError
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
+from thresher_training.sources.dialect import ARROW, DELIMITED, dialect_of
 from thresher_training.sources.labels import (
     LabelForm,
     MissingLabels,
@@ -21,15 +22,7 @@ from thresher_training.sources.labels import (
 )
 from thresher_training.sources.reading import split_paths, told_files, write_tables
 from thresher_training.sources.splitting import Block, Shares
-from thresher_training.sources.tables import (
-    ARROW,
-    DELIMITED,
-    Batch,
-    Dialect,
-    Table,
-    numbers,
-    open_table,
-)
+from thresher_training.sources.tables import Batch, Table, numbers, open_table
 
 __all__ = ["delimited", "parquet"]
 
@@ -164,12 +157,7 @@ def delimited(
     paths = split_paths(path, train=train, validation=validation, test=test)
 
     def opened(place: Path) -> Table:
-        tab = place.suffix.lower() in (".tsv", ".tab")
-        dialect = Dialect(
-            delimiter=delimiter or ("\t" if tab else ","),
-            quoting=quoting,
-            columns=None if columns is None else tuple(columns),
-        )
+        dialect = dialect_of(place, delimiter=delimiter, quoting=quoting, columns=columns)
         return open_table(place, dialect=dialect, suffixes=DELIMITED)
 
     return _table(

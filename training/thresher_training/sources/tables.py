@@ -5,67 +5,23 @@ Cells of CSV files arrive as text and become numbers here, so an error can name 
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy.typing as npt
 
-from thresher.errors import ConfigError, DataError, unknown_name
+from thresher.errors import DataError, unknown_name
+from thresher_training.sources.dialect import Dialect
 from thresher_training.sources.files import find_files
 
-if TYPE_CHECKING:
-    from _csv import Reader
+__all__ = ["MAX_ROWS", "Batch", "Table", "numbers", "open_table"]
 
-__all__ = ["ARROW", "DELIMITED", "MAX_ROWS", "Batch", "Dialect", "Table", "numbers", "open_table"]
-
-ARROW = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
-DELIMITED = (".csv", ".tsv", ".tab", ".txt")
 _BLOCK_BYTES = 1 << 22
 MAX_ROWS = 2_048
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """How the cells of a CSV or TSV file are written."""
-
-    delimiter: str = ","
-    """One character."""
-
-    quoting: bool = True
-    """Whether a cell in double quotes may hold delimiters and line ends."""
-
-    columns: tuple[str, ...] | None = None
-    """The columns' names where the files have no header line."""
-
-    def __post_init__(self) -> None:
-        if len(self.delimiter) != 1:
-            raise ConfigError(f"delimiter is {self.delimiter!r}, expected one character")
-
-    def cells(self, lines: Iterable[str]) -> Reader:
-        """Return what splits lines into cells; it counts the lines."""
-        if self.quoting:
-            return csv.reader(lines, delimiter=self.delimiter)
-        return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
-
-    def rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Yield line number and cells of each row, without the header; slow, for error messages."""
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            reader = self.cells(lines)
-            header = self.columns is None
-            before = 0
-            for cells in reader:
-                start, before = before + 1, reader.line_num
-                if not cells:
-                    continue
-                if header:
-                    header = False
-                    continue
-                yield start, cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

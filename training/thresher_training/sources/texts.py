@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,19 @@ import numpy as np
 from thresher.errors import ConfigError, DataError, MissingExtraError
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
+from thresher_training.sources.dialect import (
+    ARROW,
+    DELIMITED,
+    Dialect,
+    dialect_of,
+    holds_arrow,
+)
 from thresher_training.sources.files import expand, find_one
 from thresher_training.sources.hashing import hashed_ngrams
 from thresher_training.sources.labels import LabelForm, MissingLabels, label_form
 from thresher_training.sources.reading import split_paths, told_files, write_tables
 from thresher_training.sources.splitting import Block, Shares
-from thresher_training.sources.tables import (
-    ARROW,
-    DELIMITED,
-    Batch,
-    Dialect,
-    Table,
-    open_table,
-)
+from thresher_training.sources.tables import Batch, Table, open_table
 
 __all__ = ["ngrams", "text"]
 
@@ -114,7 +115,7 @@ def text(
         text_column=text_column,
         form=form,
         group_column=group_column,
-        dialect=_dialect(columns, delimiter, quoting=quoting),
+        dialect=partial(dialect_of, delimiter=delimiter, quoting=quoting, columns=columns),
         shares=Shares(validation=validation_fraction, test=test_fraction, seed=seed),
         cache=cache,
     )
@@ -207,7 +208,7 @@ def ngrams(
         text_column=text_column,
         form=form,
         group_column=group_column,
-        dialect=_dialect(columns, delimiter, quoting=quoting),
+        dialect=partial(dialect_of, delimiter=delimiter, quoting=quoting, columns=columns),
         shares=Shares(validation=validation_fraction, test=test_fraction, seed=seed),
         cache=cache,
     )
@@ -223,13 +224,15 @@ def _texts(
     text_column: str,
     form: LabelForm,
     group_column: str | None,
-    dialect: Callable[[Path], Dialect | None],
+    dialect: Callable[[Path], Dialect],
     shares: Shares,
     cache: str,
 ) -> DataSet:
     suffixes = (*ARROW, *DELIMITED)
     tables: dict[SplitName, Table] = {
-        name: open_table(place, dialect=dialect(place), suffixes=suffixes)
+        name: open_table(
+            place, dialect=None if holds_arrow(place) else dialect(place), suffixes=suffixes
+        )
         for name, place in paths.items()
     }
     for table in tables.values():
@@ -283,28 +286,6 @@ def _cells(batch: Batch, column: str) -> list[str]:
                 f'{batch.where(row)}: text column "{column}" holds {cell!r}, expected a text'
             )
     return cells
-
-
-def _dialect(
-    columns: Iterable[str] | None, delimiter: str | None, *, quoting: bool
-) -> Callable[[Path], Dialect | None]:
-    """Return what tells a path's dialect by its suffix; None for Parquet and Arrow files."""
-
-    def of(path: Path) -> Dialect | None:
-        if path.suffix.lower() in ARROW or (path.is_dir() and _holds_arrow(path)):
-            return None
-        tab = path.suffix.lower() in (".tsv", ".tab")
-        return Dialect(
-            delimiter=delimiter or ("\t" if tab else ","),
-            quoting=quoting,
-            columns=None if columns is None else tuple(columns),
-        )
-
-    return of
-
-
-def _holds_arrow(folder: Path) -> bool:
-    return any(file.suffix.lower() in ARROW for file in folder.rglob("*"))
 
 
 def _tokenizer_file(tokenizer: str) -> Path:

@@ -1,0 +1,238 @@
+"""How much of a bare PyTorch loop's speed training keeps.
+
+`fit`, with everything that a run has (checkpoints, gradient norms, schedule, parameter groups,
+unknown targets), against the shortest loop that trains the same network on the same data with the
+same batch size; one after the other, several times, in the same run::
+
+    python benchmarks/training.py --quick     fewer rows and repeats
+    python benchmarks/training.py
+
+Times are of whole epochs, the checkpoint after each included, validation left out on both sides
+(one batch of it is in `fit`'s time). Bibtex is the real one where `THRESHER_DATA` or
+``../shared/data`` has it, else random numbers of its size. Prints a table and writes
+``benchmarks/results/training.json``; exits with 1 if a limit is passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from real_data import data_folder, load
+from torch import Tensor, nn
+
+from thresher_training import OptimizationConfig, Split
+from thresher_training.digits import digit_strips
+from thresher_training.loop import Checkpoints, as_tensor, fit, seeded
+from thresher_training.losses import BceLoss
+from thresher_training.networks import digits_cnn, mlp
+
+RESULTS = Path(__file__).resolve().parent / "results" / "training.json"
+MOST_TIME = 1.10
+"""`fit` may take this times as long as the bare loop."""
+
+MOST_WAITING = 0.05
+"""The network may wait for data in this share of the time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A network and what it is trained on."""
+
+    name: str
+    train: Split
+    network: Callable[[], nn.Module]
+    batch_size: int
+    trim_by: str | None = None
+
+
+class Encoder(nn.Module):
+    """A small encoder of token ids: embeddings, one transformer layer, their mean."""
+
+    def __init__(self, vocabulary: int, num_labels: int, width: int = 64) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.layer = nn.TransformerEncoderLayer(
+            width, nhead=4, dim_feedforward=128, batch_first=True
+        )
+        self.last = nn.Linear(width, num_labels)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return logits [N, L]."""
+        hidden = self.layer(self.table(ids), src_key_padding_mask=mask == 0)
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        logits: Tensor = self.last((hidden * weight).sum(dim=1) / weight.sum(dim=1))
+        return logits
+
+
+def digits(quick: bool) -> Case:
+    data = digit_strips(num_train=2000 if quick else 8000, num_validation=64, num_test=64)
+    return Case(
+        name="digits, convolutions",
+        train=data.splits["train"],
+        network=lambda: digits_cnn(num_labels=10),
+        batch_size=64,
+    )
+
+
+def bibtex(quick: bool) -> Case:
+    rng = np.random.default_rng(0)
+    if (data_folder() / "mulan" / "bibtex").is_dir():
+        name = "bibtex, multilayer perceptron"
+        loaded = load("bibtex")
+        x, y = loaded.train_inputs, loaded.train_targets_NL
+        x = (x.toarray() if hasattr(x, "toarray") else x).astype(np.float32)
+    else:
+        name = "random, of bibtex's size"
+        x = (rng.random((4880, 1836)) < 0.037).astype(np.float32)
+        y = rng.random((4880, 159)) < 0.015
+    rows = slice(0, 2000 if quick else None)
+    return Case(
+        name=name,
+        train=Split(inputs={"features": x[rows]}, targets_NL=np.asarray(y, np.float32)[rows]),
+        network=lambda: mlp(
+            num_labels=y.shape[1], num_features=x.shape[1], hidden=(512,), dropout=0.3
+        ),
+        batch_size=64,
+    )
+
+
+def tokens(quick: bool) -> Case:
+    """Token ids of goemotions' size and lengths: 12.8 words a text, 28 labels."""
+    rng = np.random.default_rng(0)
+    num_rows, width, vocabulary = (2000 if quick else 12_000), 32, 8000
+    lengths = np.clip(rng.normal(14, 7, num_rows).astype(int), 2, width)
+    mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+    ids = rng.integers(1, vocabulary, (num_rows, width)) * mask
+    return Case(
+        name="token ids, small encoder",
+        train=Split(
+            inputs={"ids": ids, "mask": mask}, targets_NL=rng.random((num_rows, 28)) < 0.04
+        ),
+        network=lambda: Encoder(vocabulary, 28),
+        batch_size=64,
+    )
+
+
+def bare(case: Case, epochs: int) -> float:
+    """Return the seconds that the shortest loop takes."""
+    with seeded(0):
+        network = case.network()
+        inputs = {name: as_tensor(array) for name, array in case.train.inputs.items()}
+        targets = as_tensor(case.train.targets_NL)
+        started = time.perf_counter()
+        network.train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        loss_of = nn.BCEWithLogitsLoss()
+        for _ in range(epochs):
+            total = 0.0
+            order = torch.randperm(len(targets))
+            for rows in order.split(case.batch_size):
+                logits = network(**{name: tensor[rows] for name, tensor in inputs.items()})
+                loss = loss_of(logits, targets[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+        return time.perf_counter() - started
+
+
+def ours(case: Case, epochs: int) -> tuple[float, float]:
+    """Return the seconds that `fit` takes, and the share of them in which it waits for data."""
+    with seeded(0):
+        network = case.network()
+    few = Split(
+        inputs={name: array[:64] for name, array in case.train.inputs.items()},
+        targets_NL=np.round(case.train.targets_NL[:64]),
+    )
+    config = OptimizationConfig(epochs=epochs, batch_size=case.batch_size, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        result = fit(
+            *(network, case.train, few, BceLoss(), config),
+            seed=0,
+            trim_by=case.trim_by,
+            checkpoints=Checkpoints("benchmark", root=Path(folder)),
+        )
+        seconds = time.perf_counter() - started
+    waits = [epoch.data_wait_fraction for epoch in result.epochs]
+    return seconds, statistics.median(waits)
+
+
+def measure(case: Case, *, epochs: int, repeats: int) -> dict[str, Any]:
+    """Return a case's figures; the two take turns, so that both meet the same machine."""
+    bare(case, 1)
+    ours(case, 1)
+    pairs = [(bare(case, epochs), *ours(case, epochs)) for _ in range(repeats)]
+    rows = len(case.train) * epochs
+    bare_s, ours_s = (statistics.median(pair[at] for pair in pairs) for at in (0, 1))
+    return {
+        "case": case.name,
+        "rows": len(case.train),
+        "batch_size": case.batch_size,
+        "epochs": epochs,
+        "repeats": repeats,
+        "bare_rows_per_s": round(rows / bare_s),
+        "fit_rows_per_s": round(rows / ours_s),
+        "times_as_long": round(statistics.median(o / b for b, o, _ in pairs), 3),
+        "waiting_for_data": round(statistics.median(pair[2] for pair in pairs), 4),
+    }
+
+
+def show(cases: list[dict[str, Any]]) -> None:
+    """Print all cases as a table."""
+    print(f"{'case':32}{'bare rows/s':>13}{'fit rows/s':>12}{'times as long':>15}{'waiting':>9}")
+    for case in cases:
+        print(
+            f"{case['case']:32}{case['bare_rows_per_s']:>13,}{case['fit_rows_per_s']:>12,}"
+            f"{case['times_as_long']:>15.3f}{case['waiting_for_data']:>9.1%}"
+        )
+    print(f"{'limit':32}{'':>13}{'':>12}{MOST_TIME:>15.3f}{MOST_WAITING:>9.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rows and repeats")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    cases = []
+    for make in (digits, bibtex, tokens):
+        case = make(arguments.quick)
+        cases.append(measure(case, epochs=2, repeats=3 if arguments.quick else 7))
+    show(cases)
+    machine = {
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "quick": arguments.quick, "cases": cases}
+    arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    passed = [
+        case["case"]
+        for case in cases
+        if case["times_as_long"] > MOST_TIME or case["waiting_for_data"] > MOST_WAITING
+    ]
+    if passed:
+        sys.exit(f"beyond the limit: {', '.join(passed)}")
+
+
+if __name__ == "__main__":
+    main()
