@@ -48,9 +48,6 @@ RATES = {"yeast": (1e-3, 5e-3), "bibtex": (3e-3, 1e-2)}
 
 HIDDEN = 256
 
-BASES = {"yeast": {"network": HIDDEN, "linear": 0}, "bibtex": {"network": HIDDEN}}
-"""Width of the hidden layer under the correlation head; 0 is none."""
-
 LOSSES = {
     "bce": LossConfig(),
     "bce + pos_weight": LossConfig(pos_weight="neg_over_pos"),
@@ -106,7 +103,7 @@ def correlation(*, quick: bool) -> Runs:
     for name in ("yeast",) if quick else ("yeast", "bibtex"):
         for seed in range(2 if quick else 10 if name == "yeast" else 5):
             data = task(name, seed=seed)
-            for base, hidden in BASES[name].items():
+            for hidden, base in ((HIDDEN, "network"), (0, "linear")):
                 for head in (None, CorrelationConfig(hidden=64)):
                     network = _fit(data, name, BceLoss(), seed, head=head, hidden=hidden).network
                     found.append(

@@ -26,6 +26,7 @@ def describe_run(
         figures: Test figures by name, as `thresher_training.metrics.figures` gives them.
     """
     sizes = ", ".join(f"{len(split):,} {which}" for which, split in data.splits.items())
+    chosen = f"Thresholds were chosen on validation by `{_objectives(tuned)}`."
     files = (
         ("labels.csv", "each label on the test split"),
         ("thresholds/side_by_side.html", "all figures at 0.5, shared and tuned thresholds"),
@@ -37,11 +38,12 @@ def describe_run(
     )
     return "\n".join(
         [
-            f"**{name}**: {data.num_labels} labels; {data.source}",
-            "",
-            f"Rows: {sizes}. Thresholds were chosen on validation by `{_objectives(tuned)}`.",
+            # MLflow folds what follows the first lines
+            f"**Test split, tuned thresholds: {_headline(figures)}.**",
             "",
             *_table(figures),
+            "",
+            f"{name}: {data.num_labels} labels; {data.source}. Rows: {sizes}. {chosen}",
             "",
             *(f"- `{file}`: {what}" for file, what in files),
         ]
@@ -82,6 +84,13 @@ def _table(figures: Mapping[str, float]) -> list[str]:
         lines.append(f"| {words} | {' | '.join(cells)} |")
     mean = figures.get("test/mean_average_precision")
     return lines if mean is None else [*lines, "", f"mAP on the test split: {mean:.4f}"]
+
+
+def _headline(figures: Mapping[str, float]) -> str:
+    shown = {"macro-F1": "tuned/macro_f1", "micro-F1": "tuned/micro_f1"}
+    shown["mAP"] = "mean_average_precision"
+    there = {words: figures[f"test/{k}"] for words, k in shown.items() if f"test/{k}" in figures}
+    return ", ".join(f"{words} {value:.4f}" for words, value in there.items())
 
 
 def _objectives(tuned: TunedDecision) -> str:

@@ -8,6 +8,7 @@ import click
 
 from thresher.cli.options import json_option
 from thresher.cli.output import print_figures, print_json, say
+from thresher.errors import ThresherError
 
 __all__ = ["train", "ui"]
 
@@ -51,8 +52,10 @@ def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json:
         done = train_recipe(resolved, recipe_folder=recipe.absolute().parent, resume=resume)
     except Interrupted as error:
         if is_main:
-            say(f"{error}".replace("RECIPE", str(recipe)))
+            say(_with_path(error, recipe))
         sys.exit(128 + error.signal_number)
+    except ThresherError as error:
+        raise ThresherError(_with_path(error, recipe)) from error
     if not is_main:
         return
     if as_json:
@@ -69,6 +72,11 @@ def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json:
     print_figures(done.uri, done.metrics)
     click.echo(f"Registered {done.uri} as {done.name}@{resolved.alias}")
     say(f"Next: thresher export models:/{done.name}@{resolved.alias}")
+
+
+def _with_path(error: BaseException, recipe: Path) -> str:
+    """Return a message whose advice can be copied: Python's `train` knows no path."""
+    return str(error).replace("thresher train RECIPE ", f"thresher train {recipe} ")
 
 
 @click.command()

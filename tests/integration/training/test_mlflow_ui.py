@@ -140,22 +140,27 @@ def test_a_person_finds_everything_in_mlflows_ui(shown):
     visit(page, f"{run}/system-metrics", "cpu_utilization_percentage", shot="system")
     files = f"{run}/artifacts"
     visit(page, files, "decision.json", "recipe.toml", "thresholds", "doctor", shot="artifacts")
-    for path, frame_text, shot in (
-        ("thresholds/side_by_side.html", "one for each label", "side"),
-        ("thresholds/explorer.html", "grief", "explorer"),
+    click_text(page, "thresholds")
+    for name, frame_text, shot in (
+        ("side_by_side.html", "one for each label", "side"),
+        ("explorer.html", "grief", "explorer"),
         ("mistakes.html", "The game was great", "mistakes"),
     ):
-        visit(page, f"{files}/{path}", path.rpartition("/")[2], shot=shot)
+        click_text(page, name)
         wait_for_frame(page, frame_text, shot)
-    visit(page, f"{files}/labels.csv", "support", "grief", shot="labels")
-    visit(page, f"{files}/plots/training.png", "training.png", shot="training")
+    click_text(page, "labels_validation.csv")
+    see(page, "validation_positives", "grief", shot="labels")
+    click_text(page, "plots")
+    click_text(page, "training.png")
+    see(page, "training.png", shot="training")
     visit(page, f"{address}/#/models/feelings", "candidate", "Version 1", shot="model")
     version = f"{address}/#/models/feelings/versions/1"
     visit(page, version, "candidate", "thresher export models:/feelings/1", "awe", shot="version")
     parent = f"{address}/#/experiments/{experiment}/runs/{compared.run_id}"
     visit(page, parent, "compare bce, focal, bce+pos_weight", "Best on validation", shot="compared")
-    picture = f"{parent}/artifacts/comparison.png"
-    visit(page, picture, "comparison.md", shot="comparison-plot")
+    visit(page, f"{parent}/artifacts", "comparison.md", shot="comparison-files")
+    click_text(page, "comparison.png")
+    see(page, "Full Path", shot="comparison-plot")
     visit(page, f"{address}/#/experiments/{experiment}/runs", "compare bce, focal", shot="runs")
 
 
@@ -165,6 +170,18 @@ def close_assistant(page: Browser) -> None:
         "document.querySelectorAll('[data-component-id=\"mlflow.assistant.chat_panel.close\"]')"
         ".forEach(button => button.click())"
     )
+
+
+def click_text(page: Browser, text: str) -> None:
+    """Click what shows a text, such as a file in MLflow's tree, once it is there."""
+    deadline = time.monotonic() + 60
+    while not page.run(
+        "const found = [...document.querySelectorAll('*')].filter(e => e.children.length === 0 "
+        "&& e.textContent.trim() === arguments[0]).at(0); found?.click(); return !!found",
+        text,
+    ):
+        assert time.monotonic() < deadline, f"nothing shows {text!r}"
+        time.sleep(0.2)
 
 
 def scroll_to(page: Browser, heading: str) -> None:

@@ -134,7 +134,7 @@ def check_learning_rate(case: Case, test: RangeTest) -> Iterator[Finding]:
     """Yield a learning rate far from where the loss falls.
 
     A range test passes quickly over each learning rate, and so flatters high ones: a recipe's that
-    lies in the upper half is tried for a few dozen steps, beside the middle of the range.
+    lies in the upper part is tried for a few dozen steps, beside one in the lower part.
     """
     if len(test.losses) < _FEWEST_TO_JUDGE:
         return
@@ -151,7 +151,7 @@ def check_learning_rate(case: Case, test: RangeTest) -> Iterator[Finding]:
             fix="The learning rate is not the problem: look at the other findings.",
         )
         return
-    rate, good = test.recipe_rate, math.sqrt(test.low * test.high)
+    rate, good = test.recipe_rate, min(3 * test.low, math.sqrt(test.low * test.high))
     seen = (
         f"the recipe has {rate:g}; in the range test the loss falls from {test.low:.1g} on and is "
         f"lowest at {test.high:.1g}"

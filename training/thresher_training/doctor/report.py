@@ -105,7 +105,7 @@ def _draw_gradients(axes: Axes, layers: list[LayerGradient], *, of: int) -> None
     for place, norm in zip(places, norms, strict=True):
         if norm not in alive:
             axes.text(least / 2.5, place, "0" if norm == 0 else str(norm), va="center", fontsize=8)
-    title = "Largest gradient norm of the first steps"
+    title = "Largest gradient norm"
     axes.set(
         title=title if len(layers) == of else f"{title}, {len(layers)} of {of} layers",
         xlabel="gradient norm (red: none, or not a number)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "Inputs",
     "Piece",
     "Step",
+    "Timed",
     "TrainBatches",
     "as_tensor",
     "is_mapped",
@@ -142,6 +144,24 @@ class TrainBatches:
             to_device(targets_NL, self._device),
             piece.share,
         )
+
+
+class Timed(Iterator[Batch]):
+    """Measures how long batches are waited for."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self._seconds = batches, 0.0
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        batch = next(self._batches)
+        self._seconds += time.perf_counter() - started
+        return batch
+
+    def take_seconds(self) -> float:
+        """Return the seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 def _made_ahead(make: Callable[[Piece], Batch], pieces: Iterable[Piece]) -> Iterator[Batch]:

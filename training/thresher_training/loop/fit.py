@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from thresher.decision import FloatArray
 from thresher.errors import TrainingError
 from thresher_training.data import Augment, Split
-from thresher_training.loop.batches import Batch, Step, TrainBatches, take
+from thresher_training.loop.batches import Step, Timed, TrainBatches, take
 from thresher_training.loop.checkpoint import Checkpoints
 from thresher_training.loop.evaluate import predict_logits, validation_figures
 from thresher_training.loop.faults import explained, non_finite_loss
@@ -140,7 +140,7 @@ class _Run:
             num_steps=self.config.epochs * self.sampler.num_steps,
             device=self.device,
             team=self.team,
-            has_unused=self.team.world_size > 1 and self._has_unused(),
+            example=take(self.train.inputs, slice(0, 2)),
         )
         self.readings = Readings(self.device, self.team)
 
@@ -162,7 +162,7 @@ class _Run:
         place = self.place
         steps = self.batches.steps(self.sampler.steps(place.epoch), epoch=place.epoch)
         left = steps[place.step :]
-        batches = _Timed(self.batches.make([piece for step in left for piece in step.pieces]))
+        batches = Timed(self.batches.make([piece for step in left for piece in step.pieces]))
         norms: list[Tensor] = []
         self.network.train()
         self.resumed_at = time.perf_counter()
@@ -201,7 +201,7 @@ class _Run:
             self.place.tally.loss += each.loss * step.known
             self.place.tally.known += step.known
 
-    def _settle(self, batches: _Timed, norms: list[Tensor], steps: list[Step]) -> None:
+    def _settle(self, batches: Timed, norms: list[Tensor], steps: list[Step]) -> None:
         """Bring the tally up to the last step."""
         self._take_in(self.readings.rest(), steps)
         tally = self.place.tally
@@ -285,18 +285,6 @@ class _Run:
             raise TrainingError(f"the checkpoint does not fit this network: {error}") from error
         set_random_state(state["random"][self.team.rank % len(state["random"])])
 
-    def _has_unused(self) -> bool:
-        """Tell whether some parameters get no gradient, by a trial of two rows."""
-        self.network.eval()
-        rows = torch.arange(min(2, len(self.train))).numpy()
-        inputs = take(self.train.inputs, rows)
-        with explained(self.network, self.config, lambda: "a trial before epoch 1"):
-            logits_NL = self.network(**{n: t.to(self.device) for n, t in inputs.items()})
-            logits_NL.sum().backward()
-        unused = any(p.requires_grad and p.grad is None for p in self.network.parameters())
-        self.network.zero_grad(set_to_none=True)
-        return unused
-
     def _show(self, on_step: Callable[[StepProgress], None], num_steps: int) -> None:
         place, tally = self.place, self.place.tally
         train_s = tally.train_s + time.perf_counter() - self.resumed_at
@@ -312,21 +300,3 @@ class _Run:
 
     def _where(self) -> str:
         return f"epoch {self.place.epoch}, step {self.place.step + 1}"
-
-
-class _Timed(Iterator[Batch]):
-    """Measures how long batches are waited for."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches, self._seconds = batches, 0.0
-
-    def __next__(self) -> Batch:
-        started = time.perf_counter()
-        batch = next(self._batches)
-        self._seconds += time.perf_counter() - started
-        return batch
-
-    def take_seconds(self) -> float:
-        """Return the seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds

@@ -105,8 +105,6 @@ class Team:
             device: Where it computes.
             has_unused: Whether some parameters take no part in the loss.
         """
-        if self.world_size == 1:
-            return network
         return nn.parallel.DistributedDataParallel(
             network,
             device_ids=[device] if device.type == "cuda" else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,7 +33,7 @@ class Stepper:
         num_steps: All steps of all epochs, for the schedule.
         device: Where it computes.
         team: This process among those that train together.
-        has_unused: Whether some parameters take no part in the loss.
+        example: A few rows of the inputs, on the CPU.
     """
 
     def __init__(
@@ -45,12 +45,15 @@ class Stepper:
         num_steps: int,
         device: torch.device,
         team: Team,
-        has_unused: bool,
+        example: Mapping[str, Tensor],
     ) -> None:
         self._network, self._loss, self._config = network, loss, config
         self._team, self._device = team, device
         # the wrappers share the network's parameters; it stays what is evaluated and exported
-        wrapped = team.wrap(network, device, has_unused=has_unused)
+        wrapped = network
+        if team.world_size > 1:
+            has_unused = _has_unused(network, example, device)
+            wrapped = team.wrap(network, device, has_unused=has_unused)
         self._forward = _compiled(wrapped) if config.compile else wrapped
         self._wrapped = wrapped
         self._dtype = autocast_dtype(config, device)
@@ -135,6 +138,15 @@ class Stepper:
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+
+
+def _has_unused(network: nn.Module, example: Mapping[str, Tensor], device: torch.device) -> bool:
+    """Tell whether some parameters get no gradient, by a trial."""
+    network.eval()
+    network(**{name: tensor.to(device) for name, tensor in example.items()}).sum().backward()
+    unused = any(p.requires_grad and p.grad is None for p in network.parameters())
+    network.zero_grad(set_to_none=True)
+    return unused
 
 
 def _compiled(network: nn.Module) -> Callable[..., Tensor]:
