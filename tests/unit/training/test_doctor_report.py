@@ -1,6 +1,8 @@
 """A diagnosis as files and as text: what it holds, and that it can be read."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,11 @@ from torch import nn
 
 from support.patients import Wrapped, patient
 from thresher.errors import ConfigError, DataError, NotFoundError, TrainingError
-from thresher_training.doctor import Diagnosis, Finding, LayerGradient, RangeTest, examine
+from thresher_training.doctor import CODES, Diagnosis, Finding, LayerGradient, RangeTest, examine
 from thresher_training.doctor.refusal import as_finding
 
 
-def finding(level, code="some-code"):
+def finding(level, code="feature-scale"):
     return Finding(level=level, code=code, what="What.", evidence="Seen.", fix="Do.")
 
 
@@ -26,7 +28,7 @@ def test_errors_come_first_and_are_counted():
     assert [each.level for each in found.findings] == ["error", "warning", "note", "note"]
     assert len(found.errors) == 1
     assert found.summary() == "1 error, 1 warning, 2 notes (the quick checks, 1.2 s)"
-    assert "[some-code] What. Seen. Fix: Do." in found.complaint()
+    assert "[feature-scale] What. Seen. Fix: Do." in found.complaint()
     assert diagnosis().summary().startswith("nothing found")
 
 
@@ -39,13 +41,13 @@ def test_json_holds_every_finding_and_only_numbers_that_json_has(tmp_path):
     content = json.loads((tmp_path / "new" / "doctor.json").read_text(), parse_constant=pytest.fail)
     assert content["findings"][0] == {
         "level": "error",
-        "code": "some-code",
+        "code": "feature-scale",
         "what": "What.",
         "evidence": "Seen.",
         "fix": "Do.",
     }
     assert content["gradients"][0]["gradient_norm"] is None
-    assert "## error: some-code" in (tmp_path / "new" / "doctor.md").read_text()
+    assert "## error: feature-scale" in (tmp_path / "new" / "doctor.md").read_text()
     assert pixels(tmp_path / "new" / "doctor.png").std() > 10
 
 
@@ -110,3 +112,9 @@ def test_a_check_that_fails_itself_is_a_note():
     assert {each.code for each in found.findings} == {"check-failed"}
     assert "only three rows" in found.findings[0].evidence
     assert not found.errors
+
+
+def test_the_documentation_explains_every_code_and_no_other():
+    text = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `([a-z-]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(explained) == sorted(CODES)

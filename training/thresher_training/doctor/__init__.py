@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thresher_training.doctor.diagnosis import (
+    CODES,
     Diagnosis,
     Finding,
     LayerGradient,
@@ -12,6 +13,7 @@ from thresher_training.doctor.diagnosis import (
 from thresher_training.doctor.examination import examine, examine_recipe
 
 __all__ = [
+    "CODES",
     "Diagnosis",
     "Finding",
     "LayerGradient",

@@ -7,9 +7,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Diagnosis", "Finding", "LayerGradient", "Level", "RangeTest", "listed"]
+__all__ = ["CODES", "Diagnosis", "Finding", "LayerGradient", "Level", "RangeTest", "listed"]
 
 Level = Literal["error", "warning", "note"]
+
+CODES = (
+    # the targets
+    *("single-label", "integer-targets", "targets-out-of-range", "no-positives", "no-negatives"),
+    *("label-count", "label-names", "label-order", "label-shift", "empty-batches"),
+    # the inputs
+    *("duplicates", "constant-features", "non-finite-features", "feature-scale"),
+    # the network
+    *("double-sigmoid", "softmax-in-network", "bounded-outputs"),
+    *("random-at-evaluation", "batch-norm-at-evaluation"),
+    # the loss
+    *("cross-entropy", "relative-loss", "loss-without-sigmoid", "loss-fails", "loss-not-finite"),
+    *("loss-at-start", "extreme-pos-weight"),
+    # training a copy
+    *("cannot-overfit", "dead-gradients", "vanishing-gradients", "exploding-gradients"),
+    *("learning-rate-low", "learning-rate-high", "loss-does-not-fall"),
+    # what could not be examined
+    *("recipe-refused", "data-refused", "network-refused", "check-cut-short", "check-failed"),
+)
+"""All codes; docs/doctor.md says what each means and what to do."""
 
 _ORDER: tuple[Level, ...] = ("error", "warning", "note")
 
@@ -22,7 +42,7 @@ class Finding:
     """An error stops training; a warning costs quality; a note is a fact."""
 
     code: str
-    """A short name that stays the same from version to version; docs/doctor.md lists all."""
+    """One of `CODES`; a code stays the same from version to version."""
 
     what: str
     """One sentence."""
@@ -32,6 +52,9 @@ class Finding:
 
     fix: str
     """What to do."""
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, self.code
 
     def __str__(self) -> str:
         return f"{self.level} [{self.code}] {self.what} Evidence: {self.evidence} Fix: {self.fix}"
