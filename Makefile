@@ -1,10 +1,11 @@
 # make demo    sets up, then runs the main job: from data to a live Triton answer
 # make test    sets up, then runs the tests
 # make lint    sets up, then checks style, types and the import contracts
+# make results sets up, then measures what docs/results.md says (QUICK=1: a small part, printed)
 export VENV ?= .venv
 bin = $(abspath $(VENV))/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint results format clean
 
 setup:
 	@./scripts/setup.sh
@@ -20,6 +21,10 @@ lint: setup
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports
+
+results: setup
+	$(bin)/python benchmarks/trained.py $(if $(QUICK),--quick)
+	$(bin)/python benchmarks/results.py $(if $(QUICK),--quick)
 
 format: setup
 	$(bin)/ruff format .

@@ -1,11 +1,11 @@
 """Questions that are asked about losses again and again, each answered by something run.
 
     python benchmarks/questions.py NAME    # one of: digits, losses, correlation, soft_margin, ...
-    python benchmarks/questions.py --all   # all, about 20 minutes on one core
+    python benchmarks/questions.py --all   # all, about an hour on one core
     python benchmarks/questions.py --all --quick   # 2 seeds and yeast alone; writes nothing
 
-Writes benchmarks/results/questions.json, and the tables in docs/questions.md and docs/losses.md
-between their markers. The data's folder is named by the environment variable THRESHER_DATA.
+Writes benchmarks/results/questions.json, and the tables in docs/questions.md between their markers.
+The data's folder is named by the environment variable THRESHER_DATA.
 """
 
 from __future__ import annotations

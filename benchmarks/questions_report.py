@@ -1,18 +1,18 @@
-"""Tables of what `questions.py` found: mean and standard deviation over seeds, into the docs."""
+"""Tables of what `questions.py` found: mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from page import put
 from real_data import ROOT
 from scipy import stats
 
 __all__ = ["QUESTIONS", "Question", "write_tables"]
 
-DOCS = ("docs/questions.md", "docs/losses.md")
+PAGE = ROOT / "docs" / "questions.md"
 
 Runs = list[dict[str, Any]]
 
@@ -162,20 +162,7 @@ QUESTIONS = (
 
 
 def write_tables(kept: dict[str, Any]) -> None:
-    """Put each table between its markers, in every page that has them."""
-    for name in DOCS:
-        path = ROOT / name
-        if not path.is_file():
-            continue
-        text = path.read_text(encoding="utf-8")
-        for question in QUESTIONS:
-            if question.runs in kept:
-                begin, end = (f"<!-- {at}: {question.marker} -->" for at in ("begin", "end"))
-                table = question.table(kept[question.runs]["runs"])
-                text = re.sub(
-                    f"{re.escape(begin)}.*?{re.escape(end)}",
-                    lambda _, b=begin, t=table, e=end: f"{b}\n{t}\n{e}",
-                    text,
-                    flags=re.DOTALL,
-                )
-        path.write_text(text, encoding="utf-8")
+    """Put each table between its markers in the page of questions."""
+    for question in QUESTIONS:
+        if question.runs in kept:
+            put(PAGE, question.marker, question.table(kept[question.runs]["runs"]))

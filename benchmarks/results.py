@@ -1,6 +1,6 @@
 """What tuned thresholds and calibration do on real data, on rows that nothing was chosen on.
 
-    python benchmarks/results.py            # all sets; writes docs/results.md
+    python benchmarks/results.py            # all sets; writes its part of docs/results.md
     python benchmarks/results.py --quick    # emotions and yeast, under a minute; only prints
 
 Logits come from logistic regression per label (`real_data.py`) and are kept in .thresher/results,
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 import sklearn
+from page import put, table
 from real_data import DATA, KEPT, NAMES, ROOT, Scored, scored
 
 from thresher.decision import Decision, FloatArray
@@ -167,11 +168,6 @@ def _calibration(data: Scored, method: Any) -> tuple[float, float, float]:
     return error.ece, float(np.mean(error.ece_L)), error.brier
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _number(value: float, *, best: float | None = None) -> str:
     text = "-" if np.isnan(value) else f"{value:.4f}"
     return f"**{text}**" if value == best else text
@@ -186,26 +182,26 @@ def section(found: dict[str, Any]) -> str:
         "rare_macro_f1": max,
     }
     best = {key: take(row[key] for row in found["table"].values()) for key, take in columns.items()}
-    decided = _table(
+    decided = table(
         ["thresholds", "micro-F1", "macro-F1", "Hamming loss", f"macro-F1, {found['rare']} rare"],
         [
             [what, *(_number(row[key], best=best[key]) for key in columns)]
             for what, row in found["table"].items()
         ],
     )
-    optimism = _table(
+    optimism = table(
         ["metric", "tuned rows", "cross-validated", "test", "optimism foretold", "real drop"],
         [
             [what, *(f"{value:.4f}" for value in (a, b, c, a - b, a - c))]
             for what, (a, b, c) in found["optimism"].items()
         ],
     )
-    calibrated = _table(
+    calibrated = table(
         ["calibration", "ECE, pooled", "ECE, mean of labels", "Brier score"],
         [[what, *(f"{value:.4f}" for value in row)] for what, row in found["calibration"].items()],
     )
     return (
-        f"## {found['name']}\n\n{found['labels']} labels; tuned on {found['tuned_rows']:,} rows, "
+        f"### {found['name']}\n\n{found['labels']} labels; tuned on {found['tuned_rows']:,} rows, "
         f"reported on {found['test_rows']:,} test rows; {found['rare']} labels are rare "
         f"(fewer than {RARE} positives on the tuned rows).\n\n{decided}\n\n"
         f"Shrinkage: {found['shrinkage']}. After Platt: {found['shrinkage_after_platt']}.\n\n"
@@ -265,9 +261,7 @@ def _against(what: str, row: dict[str, float], half: Any, shared: Any, key: str)
     return f"{what} {', '.join(parts)} ({figures})"
 
 
-_INTRODUCTION = """# Results on real data
-
-Made by `python benchmarks/results.py` on {date} ({versions}).
+_INTRODUCTION = """Made by `python benchmarks/results.py` on {date} ({versions}).
 The data's folder is named by the environment variable `{data}`.
 Each set is on its official split.
 
@@ -276,7 +270,7 @@ numbers are about thresholds and calibration, not about the best model for the s
 tuned on its validation split. The Mulan sets have none: each train row is scored by a model that
 did not see it (5-fold), and thresholds are tuned on those scores. Test rows only report.
 
-## What they say
+### What they say
 
 {verdicts}
 
@@ -330,7 +324,7 @@ def main() -> None:
     (KEPT / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(text)
     if not quick:
-        (ROOT / "docs" / "results.md").write_text(text, encoding="utf-8")
+        put(ROOT / "docs" / "results.md", "thresholds", text.rstrip())
 
 
 if __name__ == "__main__":

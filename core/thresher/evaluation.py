@@ -31,6 +31,8 @@ class EvaluationSplit:
         inputs: The network's inputs by name, each [N, ...].
         targets_NL: float32 [N, L] of 0 and 1; NaN where unknown.
         logits_NL: float32 [N, L], what the trained network gave in evaluation mode.
+        held_out_logits_NL: float32 [N, L], each row's logits by a network that had not seen it,
+            where the network of `logits_NL` has; None where it has not either.
 
     Raises:
         DataError: If the parts do not have the same number of rows or labels.
@@ -39,11 +41,14 @@ class EvaluationSplit:
     inputs: Mapping[str, npt.NDArray[Any]]
     targets_NL: FloatArray
     logits_NL: FloatArray
+    held_out_logits_NL: FloatArray | None = None
 
     def __post_init__(self) -> None:
         shapes = {"logits": self.logits_NL.shape, "targets": self.targets_NL.shape}
-        if self.targets_NL.ndim != 2 or self.logits_NL.shape != self.targets_NL.shape:
-            raise DataError(f"targets and logits must both be [N, L], got {shapes}")
+        if self.held_out_logits_NL is not None:
+            shapes["held-out logits"] = self.held_out_logits_NL.shape
+        if self.targets_NL.ndim != 2 or len(set(shapes.values())) > 1:
+            raise DataError(f"targets and logits must all be [N, L], got {shapes}")
         for name, array in self.inputs.items():
             if len(array) != len(self):
                 raise DataError(f'input "{name}" has {len(array)} rows, targets have {len(self)}')
@@ -52,12 +57,15 @@ class EvaluationSplit:
         return len(self.targets_NL)
 
     @property
+    def unseen_logits_NL(self) -> FloatArray:
+        """Logits that thresholds may be chosen by: the row was new to whatever gave them."""
+        return self.logits_NL if self.held_out_logits_NL is None else self.held_out_logits_NL
+
+    @property
     def digest(self) -> str:
         """The SHA-256 of every name, shape, kind and value, as hexadecimal digits."""
         state = hashlib.sha256()
-        arrays = {f"{_INPUT}{name}": array for name, array in self.inputs.items()}
-        arrays |= {"targets": self.targets_NL, "logits": self.logits_NL}
-        for name, array in sorted(arrays.items()):
+        for name, array in sorted(self._arrays().items()):
             state.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
             state.update(np.ascontiguousarray(array).data)
         return state.hexdigest()
@@ -68,10 +76,15 @@ class EvaluationSplit:
 
     def save(self, path: Path) -> None:
         """Write the split as a compressed NPZ file."""
-        arrays = {f"{_INPUT}{name}": array for name, array in self.inputs.items()}
-        np.savez_compressed(
-            path, allow_pickle=False, targets=self.targets_NL, logits=self.logits_NL, **arrays
-        )
+        np.savez_compressed(path, allow_pickle=False, **self._arrays())
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all arrays by the names that they have in a file."""
+        arrays: dict[str, npt.NDArray[Any]] = {f"{_INPUT}{k}": v for k, v in self.inputs.items()}
+        arrays |= {"targets": self.targets_NL, "logits": self.logits_NL}
+        if self.held_out_logits_NL is not None:
+            arrays["held_out_logits"] = self.held_out_logits_NL
+        return arrays
 
     @classmethod
     def load(cls, path: Path) -> EvaluationSplit:
@@ -95,4 +108,5 @@ class EvaluationSplit:
             inputs={k.removeprefix(_INPUT): v for k, v in arrays.items() if k.startswith(_INPUT)},
             targets_NL=arrays["targets"],
             logits_NL=arrays["logits"],
+            held_out_logits_NL=arrays.get("held_out_logits"),
         )

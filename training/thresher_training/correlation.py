@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thresher_training.recipe import CorrelationConfig
+from thresher_training.wrapping import Wrapper
 
 __all__ = ["CorrelationHead", "with_correlation"]
 
@@ -61,40 +60,15 @@ def with_correlation(network: nn.Module, config: CorrelationConfig, num_labels: 
     return _Refined(network, head)
 
 
-class _Refined(nn.Module):
+class _Refined(Wrapper):
     """A network, then the head."""
 
     def __init__(self, network: nn.Module, head: CorrelationHead) -> None:
-        super().__init__()
+        super().__init__(network)
         self.network = network
         self.correlation = head
-        self._sign_forward()
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+    def logits(self, *inputs: Any, **named: Any) -> Tensor:
         """Return refined logits [N, L] of the network's inputs."""
         refined: Tensor = self.correlation(self.network(*inputs, **named))
         return refined
-
-    def _sign_forward(self) -> None:
-        """Give this instance's `forward` the network's parameter names.
-
-        Export, MLflow's signature and Triton's inputs are named after them.
-        """
-
-        def forward(self: _Refined, *inputs: Any, **named: Any) -> Tensor:
-            return _Refined.forward(self, *inputs, **named)
-
-        given = inspect.signature(self.network.forward)
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        forward.__signature__ = given.replace(  # type: ignore[attr-defined]
-            parameters=[own, *given.parameters.values()]
-        )
-        self.forward = MethodType(forward, self)  # type: ignore[method-assign]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without `forward`: neither copy nor pickle can take it along."""
-        return {key: value for key, value in self.__dict__.items() if key != "forward"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._sign_forward()

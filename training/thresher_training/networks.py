@@ -10,11 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["digits_cnn", "mlp"]
+from thresher.errors import ConfigError, unknown_name
+
+__all__ = ["Scaling", "digits_cnn", "mlp"]
+
+Scaling = Literal["none", "standard", "asinh", "unit_rows"]
+"""What is done to a table's features before the first layer."""
 
 
 def digits_cnn(*, num_labels: int, channels: Sequence[int] = (16, 32, 48)) -> nn.Module:
@@ -68,7 +75,13 @@ def _convolution(
 
 
 def mlp(
-    *, num_labels: int, num_features: int, hidden: Sequence[int] = (64,), dropout: float = 0.0
+    *,
+    num_labels: int,
+    num_features: int,
+    hidden: Sequence[int] = (64,),
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    scaling: Scaling = "none",
 ) -> nn.Module:
     """Return a multilayer perceptron for tables, input ``features``.
 
@@ -77,21 +90,51 @@ def mlp(
         num_features: The number of columns, D.
         hidden: The width of each hidden layer; none makes it logistic regression.
         dropout: The share of hidden units that is left out in training.
+        input_dropout: The share of features that is left out in training.
+        scaling: What is done to the features first: nothing; ``"standard"``, each column to mean 0
+            and variance 1, by running figures of the train batches; ``"asinh"``, the same, then
+            far values drawn in; ``"unit_rows"``, each row to the same length, for bags of words.
+
+    Raises:
+        ConfigError: If the scaling is not known.
     """
-    return _Mlp((num_features, *hidden), num_labels, dropout)
+    if scaling not in get_args(Scaling):
+        raise ConfigError(unknown_name("scaling", scaling, get_args(Scaling)))
+    return _Mlp((num_features, *hidden), num_labels, dropout, input_dropout, scaling)
 
 
 class _Mlp(nn.Module):
-    """Linear layers with ReLU in between."""
+    """Scaling, then linear layers with ReLU in between."""
 
-    def __init__(self, widths: tuple[int, ...], num_labels: int, dropout: float) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        num_labels: int,
+        dropout: float,
+        input_dropout: float,
+        scaling: Scaling,
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        self.scaling = scaling
+        num_features = widths[0]
+        self.norm = (
+            nn.BatchNorm1d(num_features, affine=False)
+            if scaling in {"standard", "asinh"}
+            else nn.Identity()
+        )
+        layers: list[nn.Module] = [nn.Dropout(input_dropout)]
         for num_in, num_out in pairwise(widths):
             layers += [nn.Linear(num_in, num_out), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_labels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits [N, L] of float32 features [N, D]."""
-        logits: Tensor = self.layers(features)
+        scaled = self.norm(features)
+        if self.scaling == "asinh":
+            scaled = torch.asinh(scaled)
+        elif self.scaling == "unit_rows":
+            # as if a sixteenth of the columns were 1: what linear layers are initialised for
+            length = features.shape[1] ** 0.5 / 4
+            scaled = length * functional.normalize(features, dim=1)
+        logits: Tensor = self.layers(scaled)
         return logits

@@ -264,7 +264,13 @@ class Recipe:
     """Section ``[network]``."""
 
     seed: int = 0
-    """Seed of the network's first weights, of shuffling and of dropout."""
+    """Seed of the network's first weights, of shuffling, of dropout and of cross-fitting."""
+
+    cross_fit: int | None = None
+    """Train this many networks, each without one fold of the train and validation rows: thresholds
+    are chosen on all of these rows, each scored by the network that has not seen it, and the model
+    is the networks' mean. For sets with few rows. Rows are shared out one by one, so do not use it
+    where some belong together. One network and the validation split where left out."""
 
     alias: str = "candidate"
     """The registry alias that the new version gets."""
@@ -289,6 +295,13 @@ class Recipe:
                     "with no leading dot"
                 )
         _check(self, "seed", low=0, high=2**63 - 1)
+        if self.cross_fit is not None:
+            _check(self, "cross_fit", low=2)
+            if not self.optimization.epochs:
+                raise ConfigError(
+                    f"cross_fit is {self.cross_fit}, but optimization.epochs is 0: a network that "
+                    "is not trained has seen no row; leave cross_fit out"
+                )
 
 
 def _check(

@@ -48,8 +48,8 @@ class Outcome:
     evaluations: Mapping[str, EvaluationSplit]
     """The splits ``"validation"`` and ``"test"`` with the network's logits."""
 
-    recipe: Recipe | None = None
-    """Tells what each label weighed; no table of weights where left out."""
+    recipe: Recipe
+    """Tells what each label weighed."""
 
 
 def write_report(outcome: Outcome, folder: Path, *, num_examples: int) -> None:
@@ -70,7 +70,7 @@ def write_report(outcome: Outcome, folder: Path, *, num_examples: int) -> None:
     validation = evaluations["validation"]
     write_tuning_report(
         tuned,
-        validation.logits_NL,
+        validation.unseen_logits_NL,
         validation.targets_NL,
         folder / "thresholds",
         title=f"{outcome.name}: thresholds on the validation split",
@@ -105,10 +105,8 @@ def _write_labels(outcome: Outcome, folder: Path) -> None:
         together = cooccurrence(data.labels, test.targets_NL, probabilities_NL, yes_NL)
         cooccurrence_chart(together, folder / "plots" / "cooccurrence.png")
         write_cooccurrence_table(together, folder / "cooccurrence.csv")
-    if outcome.recipe is not None:
-        train_NL = data.splits["train"].targets_NL
-        weights = weight_rows(outcome.recipe.loss, train_NL, data.labels)
-        write_weight_table(weights, folder / "weights.csv")
+    weights = weight_rows(outcome.recipe.loss, data.splits["train"].targets_NL, data.labels)
+    write_weight_table(weights, folder / "weights.csv")
 
 
 def _write_curves(outcome: Outcome, path: Path) -> None:

@@ -45,7 +45,7 @@ def write_label_tables(
     rows = {}
     for name, file in (("validation", "labels_validation.csv"), ("test", "labels.csv")):
         split = evaluations[name]
-        probabilities_NL = tuned.decision.probabilities(split.logits_NL)
+        probabilities_NL = tuned.decision.probabilities(split.unseen_logits_NL)
         at_half, at_own = (
             label_table(split.targets_NL, probabilities_NL, tuned.compared[which])
             for which in ("at_0.5", "tuned")
@@ -74,11 +74,12 @@ def side_by_side(tuned: TunedDecision, evaluations: Mapping[str, EvaluationSplit
         tuned: The decision and what it is compared with.
         evaluations: Splits by name.
     """
-    return {
-        (name, which): metrics(split.targets_NL, decision.apply(split.logits_NL)[1]).to_dict()
-        for name, split in evaluations.items()
-        for which, decision in tuned.compared.items()
-    }
+    found = {}
+    for name, split in evaluations.items():
+        for which, decision in tuned.compared.items():
+            _, predicted_NL = decision.apply(split.unseen_logits_NL)
+            found[name, which] = metrics(split.targets_NL, predicted_NL).to_dict()
+    return found
 
 
 def write_side_by_side(found: Figures, folder: Path, *, title: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,20 @@ import numpy as np
 from torch import nn
 
 from thresher import __version__
+from thresher.decision import FloatArray
 from thresher.errors import ConfigError, ThresherError, TrainingError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import register
-from thresher_training.data import DataSet
+from thresher_training.cross_fit import Folds, MeanOfNetworks
+from thresher_training.data import DataSet, Split
 from thresher_training.decisions import TunedDecision, tune_decision
 from thresher_training.examples import copy_examples, picture_input
+from thresher_training.fitting import Fitting
 from thresher_training.loop import (
     Checkpoints,
-    EpochMetrics,
     FitResult,
-    Interrupted,
-    NoMemoryError,
-    NonFiniteLossError,
-    Stop,
     Team,
     find_device,
-    fit,
     predict_logits,
     stop_on_signals,
     team_of_processes,
@@ -38,13 +36,12 @@ from thresher_training.loop import (
 from thresher_training.metrics import figures
 from thresher_training.preflight import check_network
 from thresher_training.prepare import Loss, Prepared, check_names, load_data, prepare
-from thresher_training.progress import show_progress, warn
+from thresher_training.progress import warn
 from thresher_training.recipe import Recipe
 from thresher_training.report import EXAMPLES_FOLDER, Outcome, write_report
 from thresher_training.resumption import about, check_data, check_recipe, check_run, logged_model
 from thresher_training.tracking import (
     log_data,
-    log_epoch,
     log_figures,
     log_network,
     log_recipe,
@@ -54,8 +51,6 @@ from thresher_training.tracking import (
 )
 
 __all__ = ["TrainedModel", "train"]
-
-_FAILURE_FILE = "failure/batch.npz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +121,22 @@ def train(
         prepared = prepare(
             recipe, recipe_folder=recipe_folder, data=found, network=network, loss=loss
         )
-        done = _Training(prepared, run_id, team, stop, checkpoint).run()
+        folds, members = None, [prepared]
+        if recipe.cross_fit is not None:
+            folds = Folds.of(found, recipe.cross_fit, seed=recipe.seed)
+            members = [
+                prepare(
+                    replace(recipe, seed=(recipe.seed * recipe.cross_fit + fold) % 2**63),
+                    recipe_folder=recipe_folder,
+                    data=without_fold,
+                    network=copy.deepcopy(network) if isinstance(network, nn.Module) else network,
+                    loss=loss,
+                )
+                for fold, without_fold in enumerate(folds.data_sets)
+            ]
+        kept = about(recipe, found) if checkpoint is None else checkpoint["about"]
+        fitting = Fitting(members=members, about=kept, run_id=run_id, team=team, stop=stop)
+        done = _Training(prepared, folds, fitting, is_resumed=checkpoint is not None).run()
         stack.close()  # the run is closed, and only then is the checkpoint of no more use
         if team.is_main:
             Checkpoints(run_id).remove()
@@ -155,27 +165,33 @@ class _Training:
     """What happens in the open run, in its order."""
 
     prepared: Prepared
-    run_id: str
-    team: Team
-    stop: Stop
-    checkpoint: dict[str, Any] | None
-    """What the run is resumed from."""
+    """What the recipe names; what is fitted are the networks of `fitting`."""
+
+    folds: Folds | None
+    fitting: Fitting
+    is_resumed: bool
+    network: nn.Module = field(init=False)
+    """What is logged and evaluated."""
+
+    def __post_init__(self) -> None:
+        networks = [member.network for member in self.fitting.members]
+        self.network = networks[0] if self.folds is None else MeanOfNetworks(networks)
 
     def run(self) -> TrainedModel:
-        recipe, data, network = self.prepared.recipe, self.prepared.data, self.prepared.network
-        order = check_network(
-            network,
-            data.splits["train"],
-            trim_by=data.trim_by,
-            is_trained=recipe.optimization.epochs > 0,
-        )
-        if self.checkpoint is None:
-            self.team.on_main(self._examine)
-        fitted = self._fit()
+        recipe, data, team = self.prepared.recipe, self.prepared.data, self.fitting.team
+        is_trained = recipe.optimization.epochs > 0
+        for network in dict.fromkeys((self.prepared.network, self.network)):
+            order = check_network(
+                network, data.splits["train"], trim_by=data.trim_by, is_trained=is_trained
+            )
+        if not self.is_resumed:
+            team.on_main(self._examine)
+        was_fitted = self.is_resumed and self.fitting.is_finished
+        fitted = self.fitting.run(resumed=self.is_resumed)
         # before the thresholds: an objective that cannot be met must not cost the weights
-        model_uri = self.team.on_main(lambda: self._log_network(order))
+        model_uri = team.on_main(lambda: self._log_network(order, was_fitted=was_fitted))
         evaluations = self._evaluate()
-        return self.team.on_main(lambda: self._register(fitted, evaluations, model_uri))
+        return team.on_main(lambda: self._register(fitted, evaluations, model_uri))
 
     def _examine(self) -> None:
         """Let the doctor look, and log what it found together with the data's assets."""
@@ -195,84 +211,47 @@ class _Training:
         if diagnosis.errors:
             raise TrainingError(diagnosis.complaint())
 
-    def _fit(self) -> FitResult:
-        recipe, data = self.prepared.recipe, self.prepared.data
-        checkpoints = Checkpoints(
-            self.run_id,
-            about(recipe, data) if self.checkpoint is None else self.checkpoint["about"],
-        )
-        with ExitStack() as stack:
-            if self.team.is_main:
-                show = stack.enter_context(show_progress(recipe.name, recipe.optimization.epochs))
-                for past in [] if self.checkpoint is None else self.checkpoint["place"]["history"]:
-                    log_epoch(EpochMetrics(**past))  # those that the run has are left out
-
-            def on_epoch(epoch: EpochMetrics) -> None:
-                show.epoch(epoch)
-                log_epoch(epoch)
-
-            try:
-                return fit(
-                    self.prepared.network,
-                    data.splits["train"],
-                    data.splits["validation"],
-                    self.prepared.loss,
-                    recipe.optimization,
-                    seed=recipe.seed,
-                    augment=data.augment,
-                    trim_by=data.trim_by,
-                    on_epoch=on_epoch,
-                    on_step=show.step if self.team.is_main else None,
-                    checkpoints=checkpoints,
-                    resume_from=self.checkpoint,
-                    team=self.team,
-                    stop=self.stop,
-                )
-            except NonFiniteLossError as error:
-                if self.team.is_main:
-                    _keep_batch(error)
-                raise TrainingError(
-                    f"{error}. The step's rows, inputs, targets and logits are in the artifacts "
-                    f"of run {self.run_id}: {_FAILURE_FILE}"
-                ) from error
-            except NoMemoryError as error:
-                raise TrainingError(f"{error}{self._how_to_go_on('with these keys')}") from error
-            except Interrupted as error:
-                raise Interrupted(f"{error}{self._how_to_go_on()}", error.signal_number) from None
-
-    def _how_to_go_on(self, what: str = "", *, override: str = "") -> str:
-        """Return the sentence that says how the run is resumed; none where there is nothing."""
-        if not Checkpoints(self.run_id).exists:
-            return ""
-        command = f"thresher train RECIPE --resume {self.run_id}{override}"
-        return f". The checkpoint is kept; go on{f' {what}' if what else ''}: {command}"
-
-    def _log_network(self, order: tuple[str, ...]) -> str:
-        if self.checkpoint is not None and self.checkpoint["place"]["finished"]:
-            logged = patiently(lambda: logged_model(self.run_id))
+    def _log_network(self, order: tuple[str, ...], *, was_fitted: bool) -> str:
+        if was_fitted:
+            logged = patiently(lambda: logged_model(self.fitting.run_id))
             if logged is not None:
                 return logged
         data = self.prepared.data
-        return log_network(
-            self.prepared.network, data.splits["train"], order=order, labels=data.labels
-        )
+        return log_network(self.network, data.splits["train"], order=order, labels=data.labels)
 
     def _evaluate(self) -> dict[str, EvaluationSplit]:
         """Return the rows of validation and test with their logits; all processes take a part."""
-        data, network = self.prepared.data, self.prepared.network
-        network.to(find_device(self.prepared.recipe.optimization, local_rank=self.team.local_rank))
-        found = {}
-        for name in ("validation", "test"):
-            split = data.splits[name]
-            found[name] = EvaluationSplit(
-                inputs=split.inputs,
-                targets_NL=split.targets_NL,
-                logits_NL=predict_logits(
-                    network, split.inputs, trim_by=data.trim_by, team=self.team
-                ),
-            )
+        data = self.prepared.data
+        validation, held_out_logits_NL = data.splits["validation"], None
+        if self.folds is not None:
+            validation = self.folds.rows
+            held_out_logits_NL = np.empty_like(validation.targets_NL)
+            for fold, member in enumerate(self.fitting.members):
+                held_out = member.data.splits["validation"]
+                found_NL = self._predict(member.network, held_out)
+                held_out_logits_NL[self.folds.fold_N == fold] = found_NL
+        test = data.splits["test"]
+        return {
+            "validation": EvaluationSplit(
+                inputs=validation.inputs,
+                targets_NL=validation.targets_NL,
+                logits_NL=self._predict(self.network, validation),
+                held_out_logits_NL=held_out_logits_NL,
+            ),
+            "test": EvaluationSplit(
+                inputs=test.inputs,
+                targets_NL=test.targets_NL,
+                logits_NL=self._predict(self.network, test),
+            ),
+        }
+
+    def _predict(self, network: nn.Module, split: Split) -> FloatArray:
+        optimization, team = self.prepared.recipe.optimization, self.fitting.team
+        network.to(find_device(optimization, local_rank=team.local_rank))
+        trim_by = self.prepared.data.trim_by
+        logits_NL = predict_logits(network, split.inputs, trim_by=trim_by, team=team)
         network.cpu()
-        return found
+        return logits_NL
 
     def _register(
         self, fitted: FitResult, evaluations: dict[str, EvaluationSplit], model_uri: str
@@ -281,7 +260,12 @@ class _Training:
         recipe, data = self.prepared.recipe, self.prepared.data
         tuned = self._tune(evaluations["validation"])
         outcome = Outcome(
-            name=recipe.name, data=data, fitted=fitted, tuned=tuned, evaluations=evaluations
+            name=recipe.name,
+            data=data,
+            fitted=fitted,
+            tuned=tuned,
+            evaluations=evaluations,
+            recipe=recipe,
         )
         found = figures(tuned, evaluations["test"])
         log_figures({**found, "best_epoch": fitted.best_epoch})
@@ -304,27 +288,18 @@ class _Training:
             )
         )
         return TrainedModel(
-            name=version.name, version=version.version, run_id=self.run_id, metrics=found
+            name=version.name, version=version.version, run_id=self.fitting.run_id, metrics=found
         )
 
     def _tune(self, validation: EvaluationSplit) -> TunedDecision:
         recipe, labels = self.prepared.recipe, self.prepared.data.labels
         try:
             return tune_decision(
-                labels, validation.logits_NL, validation.targets_NL, recipe.decision
+                labels, validation.unseen_logits_NL, validation.targets_NL, recipe.decision
             )
         except ThresherError as error:
-            more = self._how_to_go_on(
+            more = self.fitting.how_to_go_on(
                 "with another objective, without training again",
                 override=" --set decision.objective=f1",
             )
             raise type(error)(f"{error}{more}") from error
-
-
-def _keep_batch(error: NonFiniteLossError) -> None:
-    """Log the step's arrays with the run."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / _FAILURE_FILE
-        path.parent.mkdir()
-        np.savez_compressed(path, **error.arrays)  # type: ignore[arg-type]  # names are free
-        log_report(Path(temporary))

@@ -68,7 +68,7 @@ def tune_version(
     test = source.evaluation("test")
     if scores is None:
         rows = source.evaluation("validation")
-        logits_NL, targets_NL = rows.logits_NL, rows.targets_NL
+        logits_NL, targets_NL = rows.unseen_logits_NL, rows.targets_NL
     else:
         logits_NL, targets_NL = read_scores(scores, num_labels=len(labels))
     progress(f"Tuning {len(labels)} labels on {len(targets_NL):,} rows")

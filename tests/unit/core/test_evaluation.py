@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,15 @@ def test_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", targets=np.zeros(1))
     with pytest.raises(DataError, match="no logits"):
         EvaluationSplit.load(tmp_path / "other.npz")
+
+
+def test_logits_of_held_out_rows_are_what_thresholds_may_be_chosen_by(tmp_path: Path) -> None:
+    assert ROWS.unseen_logits_NL is ROWS.logits_NL
+    held_out = replace(ROWS, held_out_logits_NL=ROWS.logits_NL / 2)
+    assert held_out.digest != ROWS.digest
+    held_out.save(tmp_path / "validation.npz")
+    again = EvaluationSplit.load(tmp_path / "validation.npz")
+    assert again.digest == held_out.digest
+    np.testing.assert_array_equal(again.unseen_logits_NL, ROWS.logits_NL / 2)
+    with pytest.raises(DataError, match="must all be"):
+        replace(ROWS, held_out_logits_NL=ROWS.logits_NL[:2])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from thresher.errors import ConfigError
 from thresher_training.networks import digits_cnn, mlp
 
 
@@ -31,3 +32,29 @@ def test_digits_cnn_sees_a_digit_wherever_it_is():
 def test_mlp_gives_a_logit_per_label(hidden):
     logits = mlp(num_labels=3, num_features=5, hidden=hidden)(features=torch.ones(4, 5))
     assert logits.shape == (4, 3)
+
+
+def test_scaling_undoes_the_units_of_the_columns():
+    torch.manual_seed(0)
+    features = torch.randn(400, 3)
+    units = torch.tensor([1.0, 1000.0, 0.5])
+    found = {}
+    for name, x in (("same", features), ("other", features * units + 5 * units)):
+        torch.manual_seed(1)
+        network = mlp(num_labels=2, num_features=3, scaling="asinh")
+        for _ in range(200):  # the running figures settle
+            network(x)
+        found[name] = network.eval()(x).detach()
+    torch.testing.assert_close(found["same"], found["other"], atol=0.02, rtol=0)
+
+
+def test_unit_rows_makes_bags_of_words_equally_long():
+    network = mlp(num_labels=2, num_features=4, scaling="unit_rows").eval()
+    few = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]])
+    torch.testing.assert_close(network(few), network(3 * few))
+    assert network(few).isfinite().all()
+
+
+def test_an_unknown_scaling_is_refused():
+    with pytest.raises(ConfigError, match='unknown scaling "standrd"; did you mean "standard"'):
+        mlp(num_labels=2, num_features=4, scaling="standrd")

@@ -22,25 +22,32 @@ _FORMAT = 1
 
 
 class Checkpoints:
-    """The checkpoint of one run.
+    """The checkpoint of one run, or of one network of it.
 
     Args:
         run_id: The MLflow run's id.
         about: What the run is of; kept in each checkpoint, for whoever resumes it to compare.
+        fold: Which network of a run that cross-fits, from 0; each has a file of its own.
         root: The folder that holds the folders of all runs.
     """
 
     def __init__(
-        self, run_id: str, about: Mapping[str, Any] | None = None, *, root: Path = CHECKPOINTS
+        self,
+        run_id: str,
+        about: Mapping[str, Any] | None = None,
+        *,
+        fold: int = 0,
+        root: Path = CHECKPOINTS,
     ) -> None:
         self.run_id = run_id
         self.about = dict(about or {})
         self.folder = root / run_id
+        self.path = self.folder / (f"checkpoint-{fold}.pt" if fold else _FILE)
 
     @property
     def exists(self) -> bool:
         """Whether there is one."""
-        return (self.folder / _FILE).is_file()
+        return self.path.is_file()
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint.
@@ -51,14 +58,14 @@ class Checkpoints:
         Raises:
             TrainingError: If the disk does not take it.
         """
-        partial = self.folder / f"{_FILE}.partial"
+        partial = self.path.with_name(f"{self.path.name}.partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 torch.save({**state, "about": self.about, "format": _FORMAT}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(self.folder / _FILE)
+            partial.replace(self.path)
             _sync_folder(self.folder)
         except (OSError, RuntimeError) as error:  # torch's own writer gives RuntimeError
             raise TrainingError(
@@ -73,7 +80,7 @@ class Checkpoints:
             NotFoundError: If there is none; lists the runs that have one.
             TrainingError: If it cannot be read.
         """
-        path = self.folder / _FILE
+        path = self.path
         if not path.is_file():
             kept = sorted(other.parent.name for other in self.folder.parent.glob(f"*/{_FILE}"))
             there = f"there are checkpoints of: {', '.join(kept)}" if kept else "there are none"
@@ -90,7 +97,7 @@ class Checkpoints:
         return state
 
     def remove(self) -> None:
-        """Remove the run's checkpoint; nothing happens where there is none."""
+        """Remove the run's checkpoints, of all folds; nothing happens where there are none."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -1,0 +1,142 @@
+"""The fitting of a run's networks, one or several: what is shown, kept, and said when it fails."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thresher.errors import TrainingError
+from thresher_training.cross_fit import mean_of_folds
+from thresher_training.loop import (
+    Checkpoints,
+    EpochMetrics,
+    FitResult,
+    Interrupted,
+    NoMemoryError,
+    NonFiniteLossError,
+    Stop,
+    Team,
+    fit,
+)
+from thresher_training.prepare import Prepared
+from thresher_training.progress import show_progress
+from thresher_training.tracking import log_epoch, log_report
+
+__all__ = ["Fitting"]
+
+_FAILURE_FILE = "failure/batch.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fitting:
+    """How a run's networks are fitted, one after the other."""
+
+    members: Sequence[Prepared]
+    """The networks, each with its data and loss; more than one where the recipe cross-fits."""
+
+    about: dict[str, Any]
+    """What the checkpoints say that they are of."""
+
+    run_id: str
+    team: Team
+    stop: Stop
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the checkpoints hold all networks as they are at the end."""
+        last = self._kept(len(self.members) - 1)
+        return last is not None and bool(last["place"]["finished"])
+
+    def run(self, *, resumed: bool) -> FitResult:
+        """Return how it went; each network then holds the weights of its best epoch.
+
+        The epochs of several networks are logged as one sequence, and returned as their mean.
+
+        Args:
+            resumed: Whether each network goes on from its checkpoint, where it has one.
+
+        Raises:
+            TrainingError: If a loss is no longer finite or memory does not suffice.
+            Interrupted: After SIGTERM or Ctrl-C; says how to go on.
+        """
+        results = [
+            self._fit(fold, self._kept(fold) if resumed else None)
+            for fold in range(len(self.members))
+        ]
+        return mean_of_folds(results) if len(results) > 1 else results[0]
+
+    def _kept(self, fold: int) -> dict[str, Any] | None:
+        """Return a network's checkpoint; None where it has none yet."""
+        checkpoints = Checkpoints(self.run_id, fold=fold)
+        return checkpoints.load() if checkpoints.exists else None
+
+    def _fit(self, fold: int, checkpoint: dict[str, Any] | None) -> FitResult:
+        member = self.members[fold]
+        recipe, data = member.recipe, member.data
+        num_before = fold * recipe.optimization.epochs
+        several = f", network {fold + 1} of {len(self.members)}" if len(self.members) > 1 else ""
+
+        def log(epoch: EpochMetrics) -> None:
+            log_epoch(replace(epoch, epoch=num_before + epoch.epoch))
+
+        with ExitStack() as stack:
+            if self.team.is_main:
+                name = f"{recipe.name}{several}"
+                show = stack.enter_context(show_progress(name, recipe.optimization.epochs))
+                for past in [] if checkpoint is None else checkpoint["place"]["history"]:
+                    log(EpochMetrics(**past))  # those that the run has are left out
+
+            def on_epoch(epoch: EpochMetrics) -> None:
+                show.epoch(epoch)
+                log(epoch)
+
+            try:
+                return fit(
+                    member.network,
+                    data.splits["train"],
+                    data.splits["validation"],
+                    member.loss,
+                    recipe.optimization,
+                    seed=recipe.seed,
+                    augment=data.augment,
+                    trim_by=data.trim_by,
+                    on_epoch=on_epoch,
+                    on_step=show.step if self.team.is_main else None,
+                    checkpoints=Checkpoints(self.run_id, self.about, fold=fold),
+                    resume_from=checkpoint,
+                    team=self.team,
+                    stop=self.stop,
+                )
+            except NonFiniteLossError as error:
+                if self.team.is_main:
+                    _keep_batch(error)
+                raise TrainingError(
+                    f"{error}. The step's rows, inputs, targets and logits are in the artifacts "
+                    f"of run {self.run_id}: {_FAILURE_FILE}"
+                ) from error
+            except NoMemoryError as error:
+                raise TrainingError(f"{error}{self.how_to_go_on('with these keys')}") from error
+            except Interrupted as error:
+                raise Interrupted(f"{error}{self.how_to_go_on()}", error.signal_number) from None
+
+    def how_to_go_on(self, what: str = "", *, override: str = "") -> str:
+        """Return the sentence that says how the run is resumed; none where there is nothing."""
+        if not Checkpoints(self.run_id).exists:
+            return ""
+        command = f"thresher train RECIPE --resume {self.run_id}{override}"
+        return f". The checkpoint is kept; go on{f' {what}' if what else ''}: {command}"
+
+
+def _keep_batch(error: NonFiniteLossError) -> None:
+    """Log the step's arrays with the run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / _FAILURE_FILE
+        path.parent.mkdir()
+        np.savez_compressed(path, **error.arrays)  # type: ignore[arg-type]  # names are free
+        log_report(Path(temporary))
