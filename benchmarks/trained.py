@@ -27,7 +27,7 @@ import torch
 from page import put, table
 from real_data import DATA, KEPT, ROOT, data_folder
 
-from thresher.config import load_toml
+from thresher.config import load_toml, to_toml
 from thresher.registry import resolve
 from thresher_training import Recipe, train
 from thresher_training.decisions import tune_decision
@@ -108,7 +108,7 @@ def main() -> None:
     os.chdir(folder)  # the store of these runs, apart from the user's
     for name in ["emotions"] if asked.quick else asked.only:
         recipe = load_toml(RECIPES / f"{name}.toml", Recipe)
-        digest = hashlib.sha256((RECIPES / f"{name}.toml").read_bytes()).hexdigest()[:16]
+        digest = hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:16]
         for seed in range(1 if asked.quick else SEEDS[name]):
             if not asked.quick and str(seed) in _kept(name, digest):
                 continue

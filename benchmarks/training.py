@@ -8,8 +8,8 @@ same batch size; one after the other, several times, in the same run::
     python benchmarks/training.py
 
 Times are of whole epochs, the checkpoint after each included, validation left out on both sides
-(one batch of it is in `fit`'s time). Bibtex and goemotions are the real ones where
-`THRESHER_DATA` or ``../shared/data`` has them, else random numbers of their size. Prints a table and writes
+(one batch of it is in `fit`'s time). Bibtex and goemotions are the real ones where `THRESHER_DATA`
+or ``../shared/data`` has them, else random numbers of their size. Prints a table and writes
 ``benchmarks/results/training.json``; exits with 1 if a limit is passed.
 """
 

@@ -111,7 +111,7 @@ def compare(
     The data are read once. Each loss and seed is a training of its own, in an MLflow run below the
     one that keeps the table and the plot. The order is by validation, after thresholds were tuned
     on it as the recipe says (the same for every loss), never by test. One that fails costs only
-    itself.
+    itself. A recipe that cross-fits is compared without: one network a loss and seed.
 
     Args:
         recipe: Everything but the loss, and the seed where `seeds` are given.
