@@ -57,7 +57,7 @@ class EvaluationSplit:
         return len(self.targets_NL)
 
     @property
-    def unseen_logits_NL(self) -> FloatArray:
+    def unseen_logits_NL(self) -> FloatArray:  # noqa: N802 -- the house's shape suffix
         """Logits that thresholds may be chosen by: the row was new to whatever gave them."""
         return self.logits_NL if self.held_out_logits_NL is None else self.held_out_logits_NL
 

@@ -39,8 +39,12 @@ _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@
 
 
 def connect() -> Any:
-    """Return the ``mlflow`` module, quiet: no usage telemetry, no chatter about migrations."""
+    """Return the ``mlflow`` module, quiet: no usage telemetry, no bars, no chatter."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # a bar for each file that is fetched; `thresher export` tells its steps itself
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # the address of a run on a server, in the midst of what --json prints
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):

@@ -23,6 +23,10 @@ __all__ = ["NUM_TRIAL_ROWS", "check_network", "export_without_noise", "forward_o
 NUM_TRIAL_ROWS = 3
 """Rows of a trial batch: more than 1, which torch.export would take for a constant."""
 
+_ANY_NUMBER = 2**31
+_LOGITS = "the logits"
+_NO_DYNAMIC_AXIS = "cannot be exported with a dynamic batch axis, which serving needs"
+
 
 def check_network(
     network: nn.Module, train: Split, *, trim_by: str | None = None, is_trained: bool = True
@@ -37,7 +41,7 @@ def check_network(
 
     Raises:
         TrainingError: If ``forward`` has other input names, fails, gives anything but float32
-            logits [N, L], or cannot be exported with a dynamic batch axis.
+            logits [N, L], or cannot be exported with one dynamic batch axis for all inputs.
     """
     order = forward_order(network, tuple(train.inputs))
     rows = [index % len(train) for index in range(NUM_TRIAL_ROWS)]
@@ -126,18 +130,69 @@ def _check_output(
 
 
 def _check_export(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    batch = torch.export.Dim("batch", min=1)
+    """Export as MLflow's pt2 logging does, and see that the batch axis came out one and free.
+
+    MLflow leaves each input's first axis to torch (``Dim.AUTO``). One ``Dim`` for all of them
+    would tell torch that they are equal, and hide a network that does not say so itself: its
+    axes get different names in the logged program, and no ONNX model can be made of it.
+
+    Source: mlflow.pytorch.save_model, MLflow 3.17; torch.export.Dim, torch 2.13.
+    """
     try:
         with export_without_noise():
-            torch.export.export(
-                network, tuple(inputs.values()), dynamic_shapes=[{0: batch} for _ in inputs]
+            program = torch.export.export(
+                network,
+                tuple(inputs.values()),
+                dynamic_shapes=[{0: torch.export.Dim.AUTO} for _ in inputs],
             )
     except Exception as error:
         first_line = str(error).strip().splitlines()[:1]
         raise TrainingError(
-            f"{_name(network)} cannot be exported with a dynamic batch axis, which serving needs: "
-            f"{type(error).__name__}: {' '.join(first_line)}"
+            f"{_name(network)} {_NO_DYNAMIC_AXIS}: {type(error).__name__}: {' '.join(first_line)}"
         ) from error
+    _check_batch_axis(_name(network), program, tuple(inputs))
+
+
+def _check_batch_axis(
+    network: str, program: torch.export.ExportedProgram, names: tuple[str, ...]
+) -> None:
+    """Raise TrainingError unless all first axes are one axis, of any length."""
+    signature = program.graph_signature
+    (output,) = signature.user_outputs
+    nodes = {**dict(zip(names, signature.user_inputs, strict=True)), _LOGITS: output}
+    shapes = {
+        node.name: node.meta["val"].shape
+        for node in program.graph.nodes
+        if isinstance(node.meta.get("val"), Tensor)
+    }
+    # as text: a symbol that torch has found to be constant is still a SymInt
+    axes = {name: str(shapes[node][0]) for name, node in nodes.items()}
+    fixed = [name for name, axis in axes.items() if axis.isdecimal()]
+    if fixed:
+        raise TrainingError(
+            f"{network} {_NO_DYNAMIC_AXIS}: {' and '.join(fixed)} came out with the trial batch's "
+            f"{axes[fixed[0]]} rows, as a constant. Look in forward for a batch size that stands "
+            "as a number, such as reshape(3, -1), or goes through int(); write x.shape[0] or -1"
+        )
+    if len(set(axes.values())) > 1:
+        first = names[0]
+        other = next(name for name in axes if axes[name] != axes[first])
+        advice = (
+            "the logits must have as many rows as the inputs"
+            if other == _LOGITS
+            else f"say so in forward: if {first}.shape[0] != {other}.shape[0]: raise ValueError()"
+        )
+        raise TrainingError(
+            f"{network} {_NO_DYNAMIC_AXIS}: nothing in it shows that {first} and {other} have the "
+            f"same number of rows, expected one batch axis for all inputs and the logits; {advice}"
+        )
+    for axis, bounds in program.range_constraints.items():
+        if str(axis) == axes[_LOGITS] and (bounds.lower > 2 or bounds.upper < _ANY_NUMBER):
+            raise TrainingError(
+                f"{network} {_NO_DYNAMIC_AXIS}: it came out for {bounds.lower} to {bounds.upper} "
+                "rows only, expected any number. Look in forward for a branch or a limit that "
+                "depends on x.shape[0]"
+            )
 
 
 def _name(network: nn.Module) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from thresher.cli.compare import compare
+from thresher.cli.data import data
 from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
@@ -21,6 +22,7 @@ _EXTRAS = {
     "train": "train",
     "doctor": "train",
     "compare": "train",
+    "data": "train",
     "tune": "train",
     "diff": "train",
     "ui": "train",
@@ -81,6 +83,7 @@ for _command in (
     train,
     doctor,
     compare,
+    data,
     tune,
     diff,
     export,

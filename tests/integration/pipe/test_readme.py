@@ -92,6 +92,15 @@ def test_own_model_in_five_minutes(tmp_path: Path) -> None:
         run("thresher stop", tmp_path)
 
 
+def test_training_from_the_command_line_and_from_python(tmp_path: Path) -> None:
+    for name in re.findall(r"<!-- file: (\S+) -->", README):
+        (tmp_path / name).write_text(block(f"file: {name}"))
+    shown = {line.split()[1]: run(line, tmp_path).stdout for line in commands("tested: training")}
+    assert "Registered models:/articles/1" in shown["train"]
+    assert "Best on validation: " in shown["compare"]
+    assert run("python again.py", tmp_path).stdout.startswith("models:/articles/2 0.")
+
+
 def test_files_that_the_readme_links_to_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links

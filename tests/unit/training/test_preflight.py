@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from thresher.errors import TrainingError
+from thresher.errors import ConversionError, TrainingError
+from thresher.registry import connect
+from thresher_export.convert import convert, load_program
 from thresher_training import Split
 from thresher_training.networks import mlp
 from thresher_training.preflight import check_network
@@ -68,6 +72,57 @@ class FixedBatch(Two):
         return super().forward(right, left).reshape(3, -1)
 
 
+class Apart(nn.Module):
+    """A layer for each input, so that rows of one need not be rows of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(3, 2)
+
+    def forward(self, left, right):
+        return self.first(left) + self.second(right).mean(dim=0)
+
+
+class AddedLate(Apart):
+    def forward(self, left, right):
+        return self.first(left).relu() + self.second(right).relu()
+
+
+class Unused(Apart):
+    def forward(self, left, right):
+        return self.first(left)
+
+
+class SaidAlike(Apart):
+    def forward(self, left, right):
+        if left.shape[0] != right.shape[0]:
+            raise ValueError("as the message advises")
+        return super().forward(left, right)
+
+
+class NumberOfRowsAsInt(Apart):
+    def forward(self, left, right):
+        return (self.first(left) + self.second(right)).reshape(int(left.shape[0]), -1)
+
+
+class AnswersThreeRows(Apart):
+    def forward(self, left, right):
+        return torch.zeros(3, 2) + self.first(left + right[:, :2]).mean(dim=0)
+
+
+class ManyRowsOnly(AddedLate):
+    def forward(self, left, right):
+        logits = super().forward(left, right)
+        return logits if left.shape[0] > 2 else -logits
+
+
+class FewRowsOnly(AddedLate):
+    def forward(self, left, right):
+        logits = super().forward(left, right)
+        return logits if left.shape[0] <= 64 else -logits
+
+
 class Frozen(Two):
     def __init__(self):
         super().__init__()
@@ -100,6 +155,18 @@ def test_inputs_come_in_forwards_order():
         (mlp(num_labels=2, num_features=5), r"forward takes \(features: .*Tensor"),
         (FixedBatch(), "cannot be exported with a dynamic batch axis"),
         (Branching(), "cannot be exported with a dynamic batch axis"),
+        (
+            Apart(),
+            r"that left and right have the same number of rows.*if left\.shape\[0\] != right",
+        ),
+        (Unused(), "that left and right have the same number of rows"),
+        (
+            NumberOfRowsAsInt(),
+            "left and right and the logits came out with the trial batch's 3 rows",
+        ),
+        (AnswersThreeRows(), "axis, which serving needs: the logits came out with .* 3 rows"),
+        (ManyRowsOnly(), "came out for 3 to int_oo rows only, expected any number"),
+        (FewRowsOnly(), "came out for 2 to 64 rows only, expected any number"),
         (Frozen(), "no parameters that can be trained"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
@@ -107,6 +174,42 @@ def test_inputs_come_in_forwards_order():
 def test_a_network_that_does_not_fit_is_refused(network, message):
     with pytest.raises(TrainingError, match=message):
         check_network(network, TRAIN)
+
+
+@pytest.mark.parametrize("network", [AddedLate(), SaidAlike()], ids=lambda n: type(n).__name__)
+def test_what_passes_goes_through_mlflow_and_becomes_an_onnx_model(network, tmp_path):
+    assert_preflight_agrees(network, tmp_path, passes=True)
+
+
+@pytest.mark.parametrize("network", [Apart(), NumberOfRowsAsInt()], ids=lambda n: type(n).__name__)
+def test_what_is_refused_could_not_have_become_one(network, tmp_path):
+    assert_preflight_agrees(network, tmp_path, passes=False)
+
+
+def assert_preflight_agrees(network, folder, *, passes):
+    """Log a network's program as MLflow does and convert it; compare with what preflight says."""
+    mlflow = connect()
+    try:
+        order = check_network(network, TRAIN)
+    except TrainingError:
+        assert not passes
+        order = ("left", "right")
+    example = tuple(TRAIN.inputs[name][:3] for name in order)
+    spec = [TensorSpec(a.dtype, (-1, *a.shape[1:]), n) for n, a in zip(order, example, strict=True)]
+    mlflow.pytorch.save_model(
+        network.eval(),
+        folder / "model",
+        serialization_format="pt2",
+        input_example=example,
+        signature=ModelSignature(inputs=Schema(spec)),
+        pip_requirements=["torch"],
+    )
+    program = load_program(folder / "model" / "data" / "model.pt2")
+    if passes:
+        assert [value.shape[0].value for value in convert(program).graph.inputs] == ["batch"] * 2
+    else:
+        with pytest.raises(ConversionError, match="batch ax"):
+            convert(program)
 
 
 def test_a_network_that_fails_says_on_what():

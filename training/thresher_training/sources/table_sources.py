@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from thresher.errors import ConfigError, DataError
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
 from thresher_training.sources.dialect import ARROW, DELIMITED, dialect_of
+from thresher_training.sources.input_columns import InputColumns
 from thresher_training.sources.labels import (
     LabelForm,
     MissingLabels,
     label_form,
-    match_columns,
 )
 from thresher_training.sources.reading import split_paths, told_files, write_tables
 from thresher_training.sources.splitting import Block, Shares
-from thresher_training.sources.tables import Batch, Table, numbers, open_table
+from thresher_training.sources.tables import Batch, Table, open_table
 
 __all__ = ["delimited", "parquet"]
 
@@ -84,7 +79,7 @@ def parquet(
     paths = split_paths(path, train=train, validation=validation, test=test)
     return _table(
         {name: open_table(p, dialect=None, suffixes=ARROW) for name, p in paths.items()},
-        _Columns(features, ignore, inputs or {}, fill_missing),
+        InputColumns(features, ignore, inputs or {}, fill_missing),
         label_form(
             label_columns=label_columns,
             label_column=label_column,
@@ -162,7 +157,7 @@ def delimited(
 
     return _table(
         {name: opened(place) for name, place in paths.items()},
-        _Columns(features, ignore, inputs or {}, fill_missing),
+        InputColumns(features, ignore, inputs or {}, fill_missing),
         label_form(
             label_columns=label_columns,
             label_column=label_column,
@@ -176,53 +171,9 @@ def delimited(
     )
 
 
-class _Columns:
-    """Which columns make which input.
-
-    Args:
-        features: Names or patterns for the input ``"features"``; None takes all the rest.
-        ignore: Names or patterns of columns that are left alone.
-        inputs: Further inputs.
-        fill_missing: Stands where a number is missing.
-    """
-
-    def __init__(
-        self,
-        features: Sequence[str] | None,
-        ignore: Sequence[str],
-        inputs: Mapping[str, str | Sequence[str]],
-        fill_missing: float | None,
-    ) -> None:
-        self.features = None if features is None else list(features)
-        self.ignore = list(ignore)
-        self.inputs = {k: [v] if isinstance(v, str) else list(v) for k, v in inputs.items()}
-        self.fill_missing = fill_missing
-        if self.features is not None and "features" in self.inputs:
-            raise ConfigError('inputs holds "features", which the option features makes already')
-
-    def of(self, table: Table, other: Sequence[str]) -> dict[str, list[str]]:
-        """Return the columns of each input; ``other`` are those of labels and groups."""
-        found = {k: match_columns(table, patterns) for k, patterns in self.inputs.items()}
-        if "features" in found:
-            return found
-        if self.features is not None:
-            features = match_columns(table, self.features)
-        else:
-            used = {*other, *match_columns(table, self.ignore), *chain(*found.values())}
-            features = [c for c in table.columns if c not in used]
-        if features:
-            found["features"] = features
-        both = [c for columns in found.values() for c in columns if c in other]
-        if both:
-            raise ConfigError(f'the column "{both[0]}" is an input and a label or group column')
-        if not found:
-            raise ConfigError(f"{table.files[0]} has no column that is left for an input")
-        return found
-
-
 def _table(
     tables: dict[SplitName, Table],
-    columns: _Columns,
+    columns: InputColumns,
     form: LabelForm,
     *,
     group_column: str | None,
@@ -235,8 +186,7 @@ def _table(
     def block(batch: Batch) -> Block:
         return Block(
             inputs={
-                name: _side_by_side(batch, name, sources, columns.fill_missing)
-                for name, sources in by_input.items()
+                name: columns.values(batch, name, sources) for name, sources in by_input.items()
             }
         )
 
@@ -268,68 +218,3 @@ def _table(
     )
     labels, splits = load_splits(place)
     return DataSet(labels=labels, splits=splits, source=f"table: {told_files(tables)}")
-
-
-def _side_by_side(
-    batch: Batch, name: str, columns: Sequence[str], fill_missing: float | None
-) -> npt.NDArray[Any]:
-    """Return an input of a batch, [n, D]; float32, or whole numbers if it is one such column."""
-    found = [_values(batch, column, fill_missing) for column in columns]
-    if len(found) == 1 and name != "features" and found[0].dtype.kind in "iu":
-        return found[0]
-    parts = [part.astype(np.float32).reshape(len(part), -1) for part in found]
-    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-
-
-def _values(batch: Batch, column: str, fill_missing: float | None) -> npt.NDArray[Any]:
-    """Return a column as numbers, [n] or [n, K]."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    cells = batch.columns[column]
-    kind = cells.type
-    if isinstance(kind, pa.FixedShapeTensorType):
-        tensor: npt.NDArray[Any] = cells.to_numpy_ndarray()
-        return tensor
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not (is_list or pa.types.is_fixed_size_list(kind)):
-        found = numbers(batch, column)
-        return _filled(batch, column, found, fill_missing)
-    lengths = pc.list_value_length(cells).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero(~(lengths == lengths[:1]))  # a missing list has the length NaN
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f'{batch.where(row)}: the list in column "{column}" has {lengths[row]:g} numbers, '
-            f"expected {lengths[0]:g} as in the rows before"
-        )
-    flat = Batch(
-        columns={column: pc.list_flatten(cells)},
-        path=batch.path,
-        first_row=batch.first_row,
-        dialect=None,
-    )
-    values = numbers(flat, column).reshape(len(cells), -1)
-    return _filled(batch, column, values, fill_missing)
-
-
-def _filled(
-    batch: Batch, column: str, found: npt.NDArray[Any], fill_missing: float | None
-) -> npt.NDArray[Any]:
-    """Return the numbers with missing ones filled in.
-
-    Raises:
-        DataError: If one is missing and nothing stands for it.
-    """
-    if found.dtype.kind != "f":
-        return found
-    missing = np.isnan(found)
-    if not missing.any():
-        return found
-    if fill_missing is None:
-        row = int(np.argwhere(missing)[0][0])
-        raise DataError(
-            f'{batch.where(row)}: column "{column}" is empty, expected a number; or set '
-            "fill_missing to what stands for it"
-        )
-    return np.where(missing, fill_missing, found)

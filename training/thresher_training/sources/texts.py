@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from thresher.errors import ConfigError, DataError, MissingExtraError
+from thresher.errors import ConfigError, DataError
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
 from thresher_training.sources.dialect import (
@@ -19,12 +19,12 @@ from thresher_training.sources.dialect import (
     dialect_of,
     holds_arrow,
 )
-from thresher_training.sources.files import expand, find_one
 from thresher_training.sources.hashing import hashed_ngrams
 from thresher_training.sources.labels import LabelForm, MissingLabels, label_form
 from thresher_training.sources.reading import split_paths, told_files, write_tables
 from thresher_training.sources.splitting import Block, Shares
 from thresher_training.sources.tables import Batch, Table, open_table
+from thresher_training.sources.tokenizer import find_tokenizer, load_tokenizer
 
 __all__ = ["ngrams", "text"]
 
@@ -89,8 +89,8 @@ def text(
     """
     if max_length < 3:
         raise ConfigError(f"max_length is {max_length!r}, expected at least 3")
-    tokenizer_file = _tokenizer_file(tokenizer)
-    loaded = _load_tokenizer(tokenizer_file, max_length)
+    tokenizer_file = find_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer_file, max_length=max_length)
 
     def encode(texts: list[str]) -> dict[str, Any]:
         encodings = loaded.encode_batch(texts)
@@ -286,37 +286,3 @@ def _cells(batch: Batch, column: str) -> list[str]:
                 f'{batch.where(row)}: text column "{column}" holds {cell!r}, expected a text'
             )
     return cells
-
-
-def _tokenizer_file(tokenizer: str) -> Path:
-    path = expand(tokenizer)
-    return find_one(path / "tokenizer.json" if path.is_dir() else path)
-
-
-def _load_tokenizer(path: Path, max_length: int) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"texts need the package {error.name}; install it with: pip install 'thresher[text]'"
-        ) from error
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise DataError(f"{path} is not a tokenizer file: {error}") from error
-    # the file may carry truncation and padding of its own: they are taken over but for the length
-    padding = tokenizer.padding or {}
-    kept = {k: padding[k] for k in ("pad_id", "pad_type_id", "pad_token") if k in padding}
-    if not kept:
-        kept = _pad_token(tokenizer)
-    tokenizer.enable_truncation(max_length=max_length)
-    tokenizer.enable_padding(length=max_length, direction="right", **kept)
-    return tokenizer
-
-
-def _pad_token(tokenizer: Any) -> dict[str, Any]:
-    for token in ("[PAD]", "<pad>", "<|endoftext|>", "</s>"):
-        number = tokenizer.token_to_id(token)
-        if number is not None:
-            return {"pad_id": number, "pad_token": token}
-    return {"pad_id": 0}
