@@ -7,7 +7,8 @@
 A run is what `thresher train RECIPE --set seed=N` does. Each figure is that of thresholds chosen
 for it, on the rows that the run logged for that purpose. Runs are kept in
 benchmarks/results/trained.json as they end; those that are there, of the same recipe, are not
-trained again. The table is put into docs/results.md.
+measured again, and weights that are there from another [decision] are not trained again. The table
+is put into docs/results.md.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ from real_data import DATA, KEPT, ROOT, data_folder
 
 from thresher.config import load_toml, to_toml
 from thresher.registry import resolve
-from thresher_training import Recipe, train
+from thresher_training import DecisionConfig, Recipe, train
 from thresher_training.decisions import tune_decision
 from thresher_training.metrics import metrics
 
 RECIPES = ROOT / "training" / "recipes"
 RESULTS = ROOT / "benchmarks" / "results" / "trained.json"
 PAGE = ROOT / "docs" / "results.md"
+VERSIONS = KEPT / "trained" / "versions.json"
+"""The store's versions, by what their weights depend on."""
 
 SEEDS = {
     "emotions": 5,
@@ -74,16 +77,11 @@ AIMS = {
 
 def measure(recipe: Recipe) -> dict[str, float]:
     """Return the test figures of one training run, and how long it took."""
-    start = time.perf_counter()
-    trained = train(recipe, recipe_folder=RECIPES)
-    seconds = time.perf_counter() - start
-    version = resolve(trained.uri)
+    trained, seconds = _trained(recipe)
+    version = resolve(trained)
     labels, test = version.decision().labels, version.evaluation("test")
     rows = version.evaluation("validation")
-    figures = {
-        "seconds": seconds,
-        "test/mean_average_precision": trained.metrics["test/mean_average_precision"],
-    }
+    figures = {"seconds": seconds}
     for figure, objective in OBJECTIVES.items():
         config = replace(recipe.decision, objective=objective)
         decision = tune_decision(labels, rows.unseen_logits_NL, rows.targets_NL, config).decision
@@ -94,6 +92,24 @@ def measure(recipe: Recipe) -> dict[str, float]:
             found = metrics(split.targets_NL, decision.apply(logits_NL)[1])
             figures[f"{name}/{figure}"] = getattr(found, figure)
     return figures
+
+
+def _trained(recipe: Recipe) -> tuple[str, float]:
+    """Return the URI of a recipe's trained version, and the seconds of its training."""
+    weights = _digest(replace(recipe, decision=DecisionConfig()))
+    kept = json.loads(VERSIONS.read_text("utf-8")) if VERSIONS.is_file() else {}
+    if weights not in kept:
+        start = time.perf_counter()
+        uri = train(recipe, recipe_folder=RECIPES).uri
+        found = {weights: [uri, time.perf_counter() - start]}
+        kept = {**(json.loads(VERSIONS.read_text("utf-8")) if VERSIONS.is_file() else {}), **found}
+        VERSIONS.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    uri, seconds = kept[weights]
+    return uri, seconds
+
+
+def _digest(recipe: Recipe) -> str:
+    return hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:16]
 
 
 def main() -> None:
@@ -108,7 +124,7 @@ def main() -> None:
     os.chdir(folder)  # the store of these runs, apart from the user's
     for name in ["emotions"] if asked.quick else asked.only:
         recipe = load_toml(RECIPES / f"{name}.toml", Recipe)
-        digest = hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:16]
+        digest = _digest(recipe)
         for seed in range(1 if asked.quick else SEEDS[name]):
             if not asked.quick and str(seed) in _kept(name, digest):
                 continue
@@ -131,7 +147,8 @@ def page(kept: dict[str, Any]) -> str:
         for figure, aim, before in zip(OBJECTIVES, aims, linear, strict=True):
             values = [run[f"test/{figure}"] for run in runs]
             spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-            told = [f"linear {before:.3f}"] * bool(before) + [f"aim {aim:.2f}"] * bool(aim)
+            told = [f"linear {before:.3f}"] if before else []
+            told += [f"aim {aim:.2f}"] if aim else []
             cells.append(
                 f"**{np.mean(values):.4f}**{spread}" + f" ({', '.join(told)})" * bool(told)
             )

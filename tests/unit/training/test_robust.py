@@ -252,9 +252,32 @@ def test_shrinkage_draws_rare_labels_further_and_leaves_those_that_fell_back():
     assert found.report[0].positives == (targets[:, 0] == 1).sum()
 
 
-@pytest.mark.parametrize("objective", ["recall@precision>=0.3", "micro_f1", "fixed=0.4"])
-def test_what_is_promised_or_chosen_together_is_not_shrunk(objective):
+@pytest.mark.parametrize("objective", ["recall@precision>=0.3", "example_f1", "fixed=0.4"])
+def test_what_is_promised_or_chosen_by_row_is_not_shrunk(objective):
     plain, _ = tuned([0.3, 0.1], objective=objective)
     found, _ = tuned([0.3, 0.1], objective=objective, shrinkage=True)
     assert found.decision == plain.decision
     assert any("nothing to draw" in note for note in found.notes)
+
+
+def test_micro_f1_is_shrunk_by_the_pooled_value_on_held_out_rows():
+    scores, targets = drawn([0.3, *[0.06] * 9], 150)
+    micro = [parse_objective("micro_f1")] * 10
+    labels = [str(at) for at in range(10)]
+    config = DecisionConfig(objective="micro_f1", min_positives=1)
+
+    def joint(scores_NL, targets_NL):
+        logits_NL = np.log(scores_NL / (1 - scores_NL)).astype(f32)
+        return tune_decision(labels, logits_NL, targets_NL, config).decision.thresholds
+
+    folds = folds_of(scores, targets, micro, joint=joint)
+    strength, values = choose_shrinkage(scores, targets, micro, folds)
+    for k in (0.0, 10.0, math.inf):
+        thresholds, _ = shrink(folds.own_KL, folds.shared_K[:, None], folds.positives_KL, k)
+        yes = np.zeros(targets.shape, bool)
+        for row, column in np.ndindex(*targets.shape):
+            yes[row, column] = scores[row, column] >= thresholds[folds.fold_NL[row, column], column]
+        expected = f1_score(targets.ravel(), yes.ravel())
+        assert values[k] == pytest.approx(expected)
+    assert values[strength] == max(values.values())
+    assert strength > 0  # ten thresholds of rare labels are more than these rows can tell

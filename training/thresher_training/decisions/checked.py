@@ -89,8 +89,8 @@ def check_thresholds(
 ) -> Checked:
     """Return what cross-validation makes of thresholds: shrunk, with intervals, with optimism.
 
-    Only labels that are tuned on their own can be shrunk, and not those with a bound: the bound is
-    a promise about the tuned rows.
+    Labels with a bound are not shrunk: the bound is a promise about the tuned rows. Nor are those
+    whose objective is over each row's labels or has one threshold for all already.
 
     Args:
         scores_NL: float32 [N, L] in [0, 1].
@@ -116,7 +116,7 @@ def check_thresholds(
     positives_L = (targets_NL == 1).sum(axis=0)
     pliable_L = free_L & np.array(
         [
-            not objective.is_joint and objective.kind not in {"precision", "recall", "fixed"}
+            objective.kind not in {"precision", "recall", "fixed", "shared", "example"}
             for objective in objectives
         ]
     )
@@ -131,7 +131,7 @@ def check_thresholds(
             f"{values[math.inf]:.4f} with the shared threshold for all)"
         )
     elif config.shrinkage:
-        notes.append("shrinkage: no label is tuned on its own without a bound; nothing to draw")
+        notes.append("shrinkage: no label has a threshold that may be moved; nothing to draw")
     shrunk_L, weight_L = shrink(thresholds_L, shared, positives_L, strength)
     weight_L = np.where(pliable_L, weight_L, 1.0)
     new_L = np.where(pliable_L, _clear(scores_NL, targets_NL, shrunk_L), thresholds_L)

@@ -191,7 +191,8 @@ def choose_shrinkage(
 ) -> tuple[float, Mapping[float, float]]:
     """Return the strength with the best mean value on held-out rows, and that value for each.
 
-    Of equals the stronger one is taken.
+    The value of labels with a micro-F is that of all of them pooled. Of equals the stronger
+    strength is taken.
 
     Args:
         scores_NL: float32 [N, L].
@@ -210,9 +211,20 @@ def choose_shrinkage(
             folds.own_KL, folds.shared_K[:, None], folds.positives_KL, strength
         )
         counts_L4 = held_out_counts(scores_NL, targets_NL, folds, thresholds_KL)
-        values[strength] = float(np.mean(_each(objectives, counts_L4, "value")[of_L]))
+        values[strength] = _mean_value(objectives, counts_L4, of_L)
     best = max(values.values())
     return max(strength for strength, value in values.items() if value == best), values
+
+
+def _mean_value(
+    objectives: Sequence[Objective], counts_L4: _Counts, of_L: npt.NDArray[np.bool_]
+) -> float:
+    value_L = _each(objectives, counts_L4, "value")
+    micro_L = of_L & np.array([objective.kind == "micro" for objective in objectives])
+    if micro_L.any():
+        pooled = objectives[int(np.argmax(micro_L))]
+        value_L[micro_L] = pooled.value(*counts_L4[micro_L].sum(axis=0))
+    return float(np.mean(value_L[of_L]))
 
 
 def held_out_counts(
