@@ -22,6 +22,7 @@ from thresher.registry import register
 from thresher_training.cross_fit import Folds, MeanOfNetworks
 from thresher_training.data import DataSet, Split
 from thresher_training.decisions import TunedDecision, tune_decision
+from thresher_training.descriptions import describe_run, describe_version
 from thresher_training.examples import copy_examples, picture_input
 from thresher_training.fitting import Fitting
 from thresher_training.loop import (
@@ -42,10 +43,12 @@ from thresher_training.report import EXAMPLES_FOLDER, Outcome, write_report
 from thresher_training.resumption import about, check_data, check_recipe, check_run, logged_model
 from thresher_training.tracking import (
     log_data,
+    log_description,
     log_figures,
     log_network,
     log_recipe,
     log_report,
+    log_version_description,
     patiently,
     tracked_run,
 )
@@ -269,6 +272,7 @@ class _Training:
         )
         found = figures(tuned, evaluations["test"])
         log_figures({**found, "best_epoch": fitted.best_epoch})
+        log_description(describe_run(recipe.name, data, tuned, found))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             num_examples = recipe.examples.count if recipe.examples else 0
@@ -287,6 +291,7 @@ class _Training:
                 },
             )
         )
+        log_version_description(version, describe_version(version.uri, tuned, found))
         return TrainedModel(
             name=version.name, version=version.version, run_id=self.fitting.run_id, metrics=found
         )
