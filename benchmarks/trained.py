@@ -44,9 +44,9 @@ SEEDS = {
     "emotions": 5,
     "yeast": 5,
     "bibtex": 3,
-    "delicious": 3,
+    "delicious": 2,
     "miml": 3,
-    "goemotions-light": 3,
+    "goemotions-light": 2,
     "goemotions-minilm": 1,
 }
 OBJECTIVES = {"micro_f1": "micro_f1", "macro_f1": "f1", "hamming_loss": "cost(fp=1,fn=1)"}

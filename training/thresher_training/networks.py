@@ -122,7 +122,7 @@ class _Mlp(nn.Module):
             if scaling in {"standard", "asinh"}
             else nn.Identity()
         )
-        layers: list[nn.Module] = [nn.Dropout(input_dropout)]
+        layers: list[nn.Module] = [nn.Dropout(input_dropout)] if input_dropout else []
         for num_in, num_out in pairwise(widths):
             layers += [nn.Linear(num_in, num_out), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_labels))

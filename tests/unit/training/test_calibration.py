@@ -1,6 +1,5 @@
 """Calibration: what scikit-learn and known scales say, and where there is nothing to fit."""
 
-import time
 import warnings
 
 import numpy as np
@@ -139,13 +138,11 @@ def test_every_fit_is_an_increasing_line(logits, targets):
         assert (scale >= f32(MIN_SCALE)).all()
 
 
-def test_a_thousand_labels_take_about_a_second():
+def test_a_thousand_labels_are_fitted_at_once():
     rng = np.random.default_rng(0)
     scale, bias = rng.uniform(0.3, 3, 1_000), rng.uniform(-4, 1, 1_000)
     logits, targets = drawn(scale, bias, 10_000)
-    start = time.perf_counter()
     found, _ = fit_calibration(logits, targets, "platt")
-    assert time.perf_counter() - start < 15  # about 1 s where nothing else runs
     assert np.abs(found - scale).mean() < 0.05
 
 
