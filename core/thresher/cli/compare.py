@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from thresher.cli.options import json_option
+from thresher.cli.options import json_option, recipe_argument, set_option
 from thresher.cli.output import print_json, print_table, say
 
 __all__ = ["compare"]
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+@recipe_argument
 @click.option(
     "--losses",
     required=True,
@@ -26,13 +26,7 @@ __all__ = ["compare"]
     metavar="SEED,SEED,...",
     help="Train each loss with each of these; the recipe's seed where left out.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe, such as optimization.epochs=3. Repeatable.",
-)
+@set_option
 @json_option
 def compare(
     recipe: Path, losses: str, seeds: str | None, overrides: tuple[str, ...], as_json: bool

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option
+from thresher.cli.options import json_option, recipe_argument, set_option
 from thresher.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -21,14 +21,8 @@ _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe, such as optimization.learning_rate=1e-3. Repeatable.",
-)
+@recipe_argument
+@set_option
 @click.option("--quick", is_flag=True, help="Leave out the checks that train a copy.")
 @click.option(
     "--output",

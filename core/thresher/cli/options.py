@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["json_option", "repository_option", "server_option"]
+__all__ = ["json_option", "recipe_argument", "repository_option", "server_option", "set_option"]
 
 repository_option = click.option(
     "--repository",
@@ -23,3 +23,13 @@ server_option = click.option(
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, such as optimization.epochs=3. Repeatable.",
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from thresher.cli.options import json_option
+from thresher.cli.options import json_option, recipe_argument, set_option
 from thresher.cli.output import print_figures, print_json, say
 from thresher.errors import ThresherError
 
@@ -14,14 +14,8 @@ __all__ = ["train", "ui"]
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe, such as optimization.epochs=3. Repeatable.",
-)
+@recipe_argument
+@set_option
 @click.option(
     "--resume",
     metavar="RUN_ID",
