@@ -50,8 +50,15 @@ class Fitting:
     @property
     def is_finished(self) -> bool:
         """Whether the checkpoints hold all networks as they are at the end."""
-        last = self._kept(len(self.members) - 1)
-        return last is not None and bool(last["place"]["finished"])
+        last = self._checkpoints(self._folds[-1])
+        return last.exists and bool(last.load()["place"]["finished"])
+
+    @property
+    def _folds(self) -> range:
+        return range(len(self.members))
+
+    def _checkpoints(self, fold: int) -> Checkpoints:
+        return Checkpoints(self.run_id, self.about, fold=fold)
 
     def run(self, *, resumed: bool) -> FitResult:
         """Return how it went; each network then holds the weights of its best epoch.
@@ -65,16 +72,15 @@ class Fitting:
             TrainingError: If a loss is no longer finite or memory does not suffice.
             Interrupted: After SIGTERM or Ctrl-C; says how to go on.
         """
+        # the main process says which there are: another could see one that is being begun
+        exist = self.team.on_main(
+            lambda: [resumed and self._checkpoints(fold).exists for fold in self._folds]
+        )
         results = [
-            self._fit(fold, self._kept(fold) if resumed else None)
-            for fold in range(len(self.members))
+            self._fit(fold, self._checkpoints(fold).load() if exist[fold] else None)
+            for fold in self._folds
         ]
         return mean_of_folds(results) if len(results) > 1 else results[0]
-
-    def _kept(self, fold: int) -> dict[str, Any] | None:
-        """Return a network's checkpoint; None where it has none yet."""
-        checkpoints = Checkpoints(self.run_id, fold=fold)
-        return checkpoints.load() if checkpoints.exists else None
 
     def _fit(self, fold: int, checkpoint: dict[str, Any] | None) -> FitResult:
         member = self.members[fold]
@@ -108,7 +114,7 @@ class Fitting:
                     trim_by=data.trim_by,
                     on_epoch=on_epoch,
                     on_step=show.step if self.team.is_main else None,
-                    checkpoints=Checkpoints(self.run_id, self.about, fold=fold),
+                    checkpoints=self._checkpoints(fold),
                     resume_from=checkpoint,
                     team=self.team,
                     stop=self.stop,
@@ -127,7 +133,7 @@ class Fitting:
 
     def how_to_go_on(self, what: str = "", *, override: str = "") -> str:
         """Return the sentence that says how the run is resumed; none where there is nothing."""
-        if not Checkpoints(self.run_id).exists:
+        if not self._checkpoints(0).exists:
             return ""
         command = f"thresher train RECIPE --resume {self.run_id}{override}"
         return f". The checkpoint is kept; go on{f' {what}' if what else ''}: {command}"
