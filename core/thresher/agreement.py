@@ -1,12 +1,13 @@
 """Do two engines decide alike? Compares two sets of outputs on the same rows, in NumPy alone.
 
 Export compares torch with ONNX Runtime, serving compares what came over the wire with either.
+Values are judged by the tolerances of a precision; decisions by count: none may flip outside a band
+around its threshold, which is derived from the error that was measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import Decision, FloatArray
+from thresher.deviation import Deviation, deviation
 from thresher.errors import DataError
+from thresher.tolerances import Tolerances, band_half_widths, tolerances_for
 
-__all__ = ["Agreement", "Deviation", "Flip", "Outputs", "Tolerances", "compare"]
+__all__ = [
+    "Agreement",
+    "ByLabel",
+    "Deviation",
+    "F1Change",
+    "Flip",
+    "Outputs",
+    "Tolerances",
+    "compare",
+    "tolerances_for",
+]
 
 _MAX_FLIPS_LISTED = 100
+_MAX_LABELS_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,46 +57,6 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerances:
-    """How far two engines may lie apart.
-
-    FP32 sums taken in another order differ by some 1e-6 of their size, and a logit's error reaches
-    the probability at a quarter at most (the sigmoid's steepest slope), so what passes the logit
-    tolerance in the body of the range and fails the probability tolerance is a wrong head.
-    """
-
-    logits_atol: float = 1e-4
-    logits_rtol: float = 1e-4
-    probabilities_atol: float = 1e-5
-    """Also the half-width of the band around a threshold inside which a flip is tolerated."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deviation:
-    """Where one output differs most between two engines, and how often it differs too much."""
-
-    output: str
-    max_abs: float
-    num_beyond: int
-    num_nonfinite: int
-    """Values that are NaN or infinite in one engine and not the same in the other."""
-    row: int
-    label: str
-    reference: float
-    got: float
-
-    def problem(self) -> str | None:
-        """Return what is wrong as a sentence, or None."""
-        if not (self.num_beyond or self.num_nonfinite):
-            return None
-        return (
-            f"{self.output} differ beyond tolerance in {self.num_beyond + self.num_nonfinite} "
-            f'values; worst: row {self.row}, label "{self.label}": '
-            f"reference {self.reference:.9g}, got {self.got:.9g}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
     """One yes/no that differs between two engines."""
 
@@ -97,6 +71,35 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class F1Change:
+    """A label whose F1 is another one by the other engine's decisions."""
+
+    label: str
+    reference: float
+    got: float
+    limit: float
+    """How far it may move."""
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it moves further than it may."""
+        return abs(self.got - self.reference) > self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ByLabel:
+    """Figures by label, each [L]."""
+
+    band_half_width: npt.NDArray[np.float64]
+    logit_error: npt.NDArray[np.float64]
+    """The largest absolute difference, 0 where an engine gives no logits."""
+    probability_error: npt.NDArray[np.float64]
+    num_flips: npt.NDArray[np.int64]
+    margin: npt.NDArray[np.float64]
+    """The smallest distance of a reference probability from the threshold, 1 without rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """The outcome of one comparison; `problems` is empty where two engines decide alike."""
 
@@ -107,9 +110,14 @@ class Agreement:
     num_flips_outside_band: int
     num_inconsistent: int
     """Labels that are not ``probabilities >= thresholds`` of the very same answer, bit for bit."""
+    band_half_width: float
+    """The widest label's half of the band around its threshold."""
+    by_label: ByLabel
     inconsistent_at: str = ""
     flips: tuple[Flip, ...] = field(default=())
     """The flips, those outside the band first, at most 100."""
+    f1_changes: tuple[F1Change, ...] = field(default=())
+    """Labels whose F1 moved, where targets are known."""
 
     def problems(self) -> list[str]:
         """Return what is wrong, a sentence each; empty where the engines agree."""
@@ -126,6 +134,16 @@ class Agreement:
                 f"{self.num_inconsistent} labels are not (probability >= threshold) of their own "
                 f"answer; first: {self.inconsistent_at}"
             )
+        beyond = [change for change in self.f1_changes if change.is_beyond]
+        beyond.sort(key=lambda change: -abs(change.got - change.reference))
+        if beyond:
+            moved = beyond[0]
+            others = ", ".join(f'"{change.label}"' for change in beyond[1:_MAX_LABELS_NAMED])
+            more = f"; and of {len(beyond) - 1} more ({others})" if others else ""
+            found.append(
+                f'F1 of label "{moved.label}" moves from {moved.reference:.4f} to '
+                f"{moved.got:.4f}, more than {moved.limit:.4f}{more}"
+            )
         return found
 
     @property
@@ -134,8 +152,12 @@ class Agreement:
         return not self.problems()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as plain values for JSON."""
-        return {**dataclasses.asdict(self), "ok": self.ok, "problems": self.problems()}
+        """Return the outcome as plain values for JSON, figures by label left out."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del content["by_label"]
+        for name in ("deviations", "flips", "f1_changes"):
+            content[name] = [dataclasses.asdict(each) for each in content[name]]
+        return {**content, "ok": self.ok, "problems": self.problems()}
 
     def max_abs(self, output: str) -> float | None:
         """Return the largest absolute difference of an output, None where it was not compared."""
@@ -148,6 +170,8 @@ def compare(
     decision: Decision,
     *,
     tolerances: Tolerances | None = None,
+    targets_NL: FloatArray | None = None,
+    magnitude_N: npt.NDArray[np.float64] | None = None,
     row_offset: int = 0,
 ) -> Agreement:
     """Return how far ``got`` agrees with ``reference`` on the same rows.
@@ -157,6 +181,10 @@ def compare(
         got: What is judged.
         decision: Names and thresholds; ``got.labels`` must follow from them bit for bit.
         tolerances: How far the outputs may lie apart; FP32's where left out.
+        targets_NL: float32 [N, L] of 0, 1 and NaN (unknown): each label's F1 is compared too.
+        magnitude_N: float64 [N], 1 or more, how much larger than real ones a made-up row's inputs
+            are: rounding errors grow with them, so it multiplies the row's absolute tolerances
+            and its band.
         row_offset: Added to row numbers in reports.
 
     Raises:
@@ -169,35 +197,34 @@ def compare(
             f"outputs of shape {list(got.probabilities_NL.shape)} cannot be compared with "
             f"{list(shape)}, expected [N, {decision.num_labels}]"
         )
-    names = decision.labels
-    deviations = []
-    if reference.logits_NL is not None and got.logits_NL is not None:
-        deviations.append(
-            _deviation(
-                "logits",
-                reference.logits_NL,
-                got.logits_NL,
-                names,
-                atol=tolerances.logits_atol,
-                rtol=tolerances.logits_rtol,
-                row_offset=row_offset,
-            )
-        )
-    deviations.append(
-        _deviation(
+    names, thresholds_L = decision.labels, decision.thresholds
+    judged = [
+        (
             "probabilities",
-            reference.probabilities_NL,
-            got.probabilities_NL,
+            (reference.probabilities_NL, got.probabilities_NL),
+            (tolerances.probabilities_atol, 0.0),
+        )
+    ]
+    if reference.logits_NL is not None and got.logits_NL is not None:
+        pair = (reference.logits_NL, got.logits_NL)
+        judged.insert(0, ("logits", pair, (tolerances.logits_atol, tolerances.logits_rtol)))
+    deviations = tuple(
+        deviation(
+            output,
+            *arrays,
             names,
-            atol=tolerances.probabilities_atol,
-            rtol=0.0,
+            atol=atol,
+            rtol=rtol,
+            magnitude_N=magnitude_N,
             row_offset=row_offset,
         )
+        for output, arrays, (atol, rtol) in judged
     )
-
-    thresholds_L = decision.thresholds
+    has_logits = len(judged) == 2
+    band_L = band_half_widths(*judged[0][1], decision, tolerances=tolerances, of_logits=has_logits)
+    margin_NL = np.abs(reference.probabilities_NL.astype(np.float64) - thresholds_L)
     flipped_NL = reference.labels_NL != got.labels_NL
-    near_NL = np.abs(reference.probabilities_NL - thresholds_L) <= tolerances.probabilities_atol
+    near_NL = margin_NL <= (band_L if magnitude_N is None else band_L * magnitude_N[:, None])
     outside_NL = flipped_NL & ~near_NL
     at = np.argwhere(outside_NL).tolist() + np.argwhere(flipped_NL & near_NL).tolist()
     flips = tuple(
@@ -211,7 +238,6 @@ def compare(
         )
         for row, k in at[:_MAX_FLIPS_LISTED]
     )
-
     wrong = np.argwhere(got.labels_NL != decision.decide(got.probabilities_NL))
     where = ""
     if len(wrong):
@@ -224,43 +250,62 @@ def compare(
     return Agreement(
         num_rows=shape[0],
         num_labels=shape[1],
-        deviations=tuple(deviations),
+        deviations=deviations,
         num_flips=int(flipped_NL.sum()),
         num_flips_outside_band=int(outside_NL.sum()),
         num_inconsistent=len(wrong),
         inconsistent_at=where,
+        band_half_width=float(band_L.max()),
+        by_label=ByLabel(
+            band_half_width=band_L,
+            logit_error=_largest(*judged[0][1]) if has_logits else np.zeros(shape[1]),
+            probability_error=_largest(reference.probabilities_NL, got.probabilities_NL),
+            num_flips=flipped_NL.sum(axis=0),
+            margin=np.fmin.reduce(margin_NL, axis=0, initial=1.0),
+        ),
         flips=flips,
+        f1_changes=()
+        if targets_NL is None
+        else _f1_changes(reference, got, decision, targets_NL, tolerances),
     )
 
 
-def _deviation(
-    output: str,
-    reference_NL: FloatArray,
-    got_NL: FloatArray,
-    names: Sequence[str],
-    *,
-    atol: float,
-    rtol: float,
-    row_offset: int,
-) -> Deviation:
-    """Return the largest difference of one output; NaN and infinity count as such."""
-    reference, got = reference_NL.astype(np.float64), got_NL.astype(np.float64)
-    finite = np.isfinite(reference) & np.isfinite(got)
-    same = (reference == got) | (np.isnan(reference) & np.isnan(got))
-    nonfinite = ~finite & ~same
+def _largest(reference_NL: FloatArray, got_NL: FloatArray) -> npt.NDArray[np.float64]:
+    """Return float64 [L]: the largest difference of values that are finite in both."""
     with np.errstate(invalid="ignore"):
-        difference = np.where(finite, np.abs(got - reference), 0.0)
-        beyond = finite & (difference > atol + rtol * np.abs(reference))
-    worst = nonfinite if nonfinite.any() else difference
-    row, k = np.unravel_index(int(np.argmax(worst)), worst.shape) if worst.size else (0, 0)
-    empty = not worst.size
-    return Deviation(
-        output=output,
-        max_abs=float(difference.max()) if difference.size else 0.0,
-        num_beyond=int(beyond.sum()),
-        num_nonfinite=int(nonfinite.sum()),
-        row=int(row) + row_offset,
-        label=names[int(k)],
-        reference=0.0 if empty else float(reference[row, k]),
-        got=0.0 if empty else float(got[row, k]),
+        difference_NL = np.abs(got_NL.astype(np.float64) - reference_NL)
+    finite_NL = np.isfinite(difference_NL)
+    return np.asarray(np.where(finite_NL, difference_NL, 0.0).max(axis=0, initial=0.0))
+
+
+def _f1_changes(
+    reference: Outputs,
+    got: Outputs,
+    decision: Decision,
+    targets_NL: FloatArray,
+    tolerances: Tolerances,
+) -> tuple[F1Change, ...]:
+    """Return the labels whose F1 moved.
+
+    F1 is 2 TP / (predicted + support); one row's flip moves it by at most 2 / (predicted +
+    support), and a rare label must be allowed a row or a few.
+    """
+    known_NL, true_NL = ~np.isnan(targets_NL), targets_NL == 1
+
+    def parts(labels_NL: npt.NDArray[np.bool_]) -> tuple[Any, Any]:
+        yes_NL = labels_NL & known_NL
+        total_L = yes_NL.sum(axis=0) + true_NL.sum(axis=0)
+        return 2 * (yes_NL & true_NL).sum(axis=0) / np.maximum(total_L, 1), total_L
+
+    before_L, total_L = parts(reference.labels_NL)
+    after_L, _ = parts(got.labels_NL)
+    limit_L = np.maximum(tolerances.f1_change, 2 * tolerances.f1_rows / np.maximum(total_L, 1))
+    return tuple(
+        F1Change(
+            label=decision.labels[k],
+            reference=float(before_L[k]),
+            got=float(after_L[k]),
+            limit=float(limit_L[k]),
+        )
+        for k in np.flatnonzero(before_L != after_L)
     )

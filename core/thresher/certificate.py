@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,12 @@ class Certificate:
     """Half the width of the band around each threshold in which rounding may flip a decision."""
     created: str
     """UTC, ISO 8601."""
+    providers: tuple[str, ...] = ()
+    """ONNX Runtime's execution providers, with the options that were set."""
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    """How far the engines could have lain apart."""
+    num_comparisons: int = 0
+    """Each by itself is in the parity report."""
 
     def to_json(self) -> str:
         """Return the certificate as JSON that `load` reads."""
@@ -74,13 +80,14 @@ class Certificate:
         path = folder / CERTIFICATE_FILE
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**content, "engines": tuple(content["engines"])})
+            lists = {key: tuple(content.get(key, ())) for key in ("engines", "providers")}
+            return cls(**{**content, **lists})
         except FileNotFoundError:
             raise ParityError(
                 f"{folder}: no {CERTIFICATE_FILE}, so nothing says that it decides as validated. "
                 f"{_UNPROVEN}"
             ) from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ParityError(f"{path}: not a certificate: {error}. {_UNPROVEN}") from None
 
     def check(self, folder: Path, decision: Decision) -> None:

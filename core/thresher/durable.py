@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
-__all__ = ["replace_durably", "sync_files", "sync_folder", "write_durably"]
+__all__ = [
+    "FAULT_POINT",
+    "fault_point",
+    "replace_durably",
+    "sync_files",
+    "sync_folder",
+    "write_durably",
+]
+
+
+FAULT_POINT = "THRESHER_FAULT_POINT"
+"""Environment variable: the step after which the process is to die, for tests of crashes."""
+
+
+def fault_point(name: str) -> None:
+    """Kill this process, as a power cut would, if `FAULT_POINT` names this step."""
+    if os.environ.get(FAULT_POINT) == name:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -3,34 +3,40 @@
     model_repository/
       digits/
         config.pbtxt     written last: a version that it does not name is not served
-        labels.txt
+        labels.txt       labels.N.txt for a version whose labels are others
         3/model.onnx     a version's files; the number is MLflow's and is never used again
 
 A version is staged beside the repository on the same file system, synced to disk, then renamed
-into place; a publisher that dies leaves the versions that serve untouched.
+into place; a model's first version brings its whole folder in one rename. A publisher that dies at
+any of `PUBLISH_STEPS` leaves what serves untouched.
 
 Source: Triton's model repository and model configuration documents, release 24.10.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from thresher.certificate import Certificate
 from thresher.decision import Decision
-from thresher.durable import sync_files, sync_folder, write_durably
+from thresher.durable import fault_point, sync_files, sync_folder, write_durably
 from thresher.errors import NotFoundError, PublishError, unknown_name
+from thresher.staging import Staging
 
-__all__ = ["CONFIG_FILE", "LABELS_FILE", "MODEL_FILE", "ModelRepository", "decision_key"]
+__all__ = [
+    "CONFIG_FILE",
+    "LABELS_FILE",
+    "MODEL_FILE",
+    "PUBLISH_STEPS",
+    "ModelRepository",
+    "decision_key",
+]
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
@@ -38,7 +44,21 @@ MODEL_FILE = "model.onnx"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _DECISION_PREFIX = "thresher.decision/"
-_OWNER_LOCK = "owner.lock"
+
+PUBLISH_STEPS = (
+    "staging-made",
+    "files-synced",
+    "version-moved",
+    "beside-moved",
+    "labels-written",
+    "labels-moved",
+    "config-written",
+    "config-moved",
+    "model-synced",
+    "model-moved",
+    "published",
+)
+"""The fault points of publishing, in order; "model-moved" is of a model's first version alone."""
 
 
 def decision_key(version: int) -> str:
@@ -58,6 +78,7 @@ class ModelRepository:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._staging = Staging(self.root.parent / f".{self.root.name}.staging")
 
     def names(self) -> list[str]:
         """Return the models that have a configuration, sorted."""
@@ -77,13 +98,21 @@ class ModelRepository:
         Raises:
             NotFoundError: If there is no such model, or its configuration names no version.
         """
-        served = self.read_config(name).version_policy.specific.versions
+        served = self.served_versions(name)
         if not served:
             raise NotFoundError(
                 f"{self.root / name / CONFIG_FILE}: its version_policy names no version, so "
                 f"Thresher did not publish it; name one: {name}/VERSION"
             )
-        return int(max(served))
+        return max(served)
+
+    def served_versions(self, name: str) -> list[int]:
+        """Return the versions that the configuration's policy names, ascending; none if it is open.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        return sorted(int(v) for v in self.read_config(name).version_policy.specific.versions)
 
     def decision(self, name: str, version: int) -> Decision:
         """Return the decision that a published version serves.
@@ -135,40 +164,30 @@ class ModelRepository:
         except (text_format.ParseError, UnicodeDecodeError) as error:
             raise PublishError(f"{path}: not a Triton configuration: {error}") from None
 
-    @contextlib.contextmanager
-    def staging(self, name: str) -> Iterator[Path]:
+    def staging(self, name: str) -> AbstractContextManager[Path]:
         """Yield an empty folder on the repository's file system, to make a version in.
 
         It is gone afterwards; what publishers that died have left is cleared away too.
 
         Raises:
-            PublishError: If the name is not allowed, or the disk refuses.
+            PublishError: If the name is not allowed, or the disk refuses, also while it is used.
         """
         if not _NAME.fullmatch(name):
             raise PublishError(
                 f'"{name}" cannot name a model in Triton; expected letters, digits, "_", "-" and '
                 '".", beginning with a letter or digit, at most 128'
             )
-        try:
-            self._staging_root.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self._staging_root / _OWNER_LOCK):
-                self._clear_left_behind()
-                own = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._staging_root))
-                lock = filelock.FileLock(own / _OWNER_LOCK)
-                lock.acquire()
-            (own / "version").mkdir()
-        except OSError as error:
-            raise PublishError(
-                f"{error.filename or self.root}: {error.strerror}; nothing was published"
-            ) from None
-        try:
-            yield own / "version"
-        finally:
-            lock.release()
-            shutil.rmtree(own, ignore_errors=True)
+        return self._staging.folder(name)
 
     def publish(
-        self, name: str, version: int, staged: Path, config: Any, decision: Decision
+        self,
+        name: str,
+        version: int,
+        staged: Path,
+        config: Any,
+        decision: Decision,
+        *,
+        beside: Mapping[str, bytes] | None = None,
     ) -> bool:
         """Put a version into the repository and make it the one that serves.
 
@@ -179,6 +198,8 @@ class ModelRepository:
                 it is moved to where it belongs.
             config: The `ModelConfig` message; decisions of older versions are carried over.
             decision: What the version decides; names its labels.
+            beside: Files that the configuration names, by path below the model's folder; their
+                names begin with the version's number and a dot.
 
         Returns:
             False where the very same model is published already and nothing had to be done.
@@ -187,24 +208,46 @@ class ModelRepository:
             PublishError: If the version exists with another content, or the disk refuses. What
                 served before is untouched.
         """
+        labels = "".join(f"{_one_line(label)}\n" for label in decision.labels)
         try:
-            with filelock.FileLock(self._staging_root / f"{name}.lock"):
-                text = self._with_older_decisions(name, version, config)
+            with self._staging.lock(name):
+                labels_file = self._labels_file(name, version, labels)
+                text = self._with_older_decisions(name, version, config, labels_file)
                 same = self._is_same(name, version, staged)
                 if same and self._config_text(name) == text:
                     return False
                 folder = self.root / name
+                # a model that is new comes with its whole folder or not at all
+                home = folder if folder.exists() else staged.with_name("model")
+                home.mkdir(exist_ok=True)
                 if not same:
                     sync_files(staged)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    staged.rename(folder / str(version))
-                    sync_folder(folder)
-                labels = "".join(f"{_one_line(label)}\n" for label in decision.labels)
-                for file, content in ((LABELS_FILE, labels), (CONFIG_FILE, text)):
-                    written = self._staging_root / f"{name}.{file}"
-                    write_durably(written, content.encode())
-                    written.replace(folder / file)
-                sync_folder(folder)
+                    fault_point("files-synced")
+                    staged.rename(home / str(version))
+                    sync_folder(home)
+                    fault_point("version-moved")
+                for file, bytes_beside in (beside or {}).items():
+                    (home / file).parent.mkdir(exist_ok=True)
+                    write_durably(staged.with_name("beside"), bytes_beside)
+                    staged.with_name("beside").replace(home / file)
+                    sync_folder((home / file).parent)
+                fault_point("beside-moved")
+                for step, file, content in (
+                    ("labels", labels_file, labels),
+                    ("config", CONFIG_FILE, text),
+                ):
+                    write_durably(staged.with_name(file), content.encode())
+                    fault_point(f"{step}-written")
+                    staged.with_name(file).replace(home / file)
+                    fault_point(f"{step}-moved")
+                sync_folder(home)
+                fault_point("model-synced")
+                if home != folder:
+                    self.root.mkdir(parents=True, exist_ok=True)
+                    home.rename(folder)
+                    fault_point("model-moved")
+                    sync_folder(self.root)
+                fault_point("published")
         except OSError as error:
             where = error.filename or self.root
             raise PublishError(
@@ -219,45 +262,66 @@ class ModelRepository:
             NotFoundError: If there is no such model.
             PublishError: If the version serves, or the disk refuses.
         """
-        if version == self.serving_version(name):
-            raise PublishError(f"version {version} of {name} serves; publish another version first")
         folder = self.root / name / str(version)
         try:
-            with filelock.FileLock(self._staging_root / f"{name}.lock"):
+            with self.staging(name) as staged, self._staging.lock(name):
+                if version in self.served_versions(name):
+                    raise PublishError(
+                        f"version {version} of {name} serves; publish another version first"
+                    )
                 config = self.read_config(name)
-                config.parameters.pop(decision_key(version), None)
-                written = self._staging_root / f"{name}.{CONFIG_FILE}"
-                write_durably(written, _text_of(config).encode())
-                written.replace(self.root / name / CONFIG_FILE)
-                freed = sum(
-                    path.stat().st_size
-                    for path in folder.glob("*")
-                    if path.is_file() and path.stat().st_nlink == 1
-                )
-                shutil.rmtree(folder, ignore_errors=False)
+                for key in _keys_of(config, version):
+                    del config.parameters[key]
+                text = _text_of(config)
+                write_durably(staged / CONFIG_FILE, text.encode())
+                (staged / CONFIG_FILE).replace(self.root / name / CONFIG_FILE)
+                sync_folder(self.root / name)
+                labels = _labels_of(version)
+                if f'"{labels}"' not in text:
+                    (self.root / name / labels).unlink(missing_ok=True)
+                for path in (self.root / name).glob(f"*/{version}.*"):
+                    if path.parent.name.isdecimal() or path.name in text:
+                        continue
+                    path.unlink()
+                freed = _bytes_set_free(folder)
+                if folder.exists():
+                    folder.rename(staged / str(version))  # gone at once, whatever its size
         except OSError as error:
             raise PublishError(
                 f"{error.filename or folder}: {error.strerror}; version {version} of {name} is "
-                "no longer listed, but its files remain"
+                "perhaps no longer listed, but its files remain"
             ) from None
         return freed
 
-    @property
-    def _staging_root(self) -> Path:
-        return self.root.parent / f".{self.root.name}.staging"
+    def unlisted(self, name: str) -> list[int]:
+        """Return the versions whose files lie there though config.pbtxt does not name them.
 
-    def _clear_left_behind(self) -> None:
-        """Remove staging folders whose maker no longer holds their lock."""
-        for folder in self._staging_root.iterdir():
-            if not folder.is_dir():
-                continue
-            lock = filelock.FileLock(folder / _OWNER_LOCK)
-            try:
-                lock.acquire(blocking=False)
-            except filelock.Timeout:
-                continue
-            lock.release()
-            shutil.rmtree(folder, ignore_errors=True)
+        A publisher that died before its last step leaves such a one; the same version's next
+        publication takes its place.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        listed = {*self.versions(name), *self.served_versions(name)}
+        folders = (path for path in (self.root / name).iterdir() if path.is_dir())
+        return sorted({int(f.name) for f in folders if f.name.isdecimal()} - listed)
+
+    def left_behind(self) -> list[Path]:
+        """Return the staging folders whose maker is gone."""
+        return self._staging.left_behind()
+
+    def clear_left_behind(self) -> list[Path]:
+        """Remove the staging folders whose maker is gone; return them."""
+        return self._staging.clear_left_behind()
+
+    def _labels_file(self, name: str, version: int, labels: str) -> str:
+        """Return the file that names a version's labels: its own, where the model's are others.
+
+        The one that the serving version reads is never written over.
+        """
+        path = self.root / name / LABELS_FILE
+        is_same = not path.is_file() or path.read_bytes() == labels.encode()
+        return LABELS_FILE if is_same else _labels_of(version)
 
     def _is_same(self, name: str, version: int, staged: Path) -> bool:
         """Return whether this very model is there; clear what a publisher that died left behind."""
@@ -274,13 +338,18 @@ class ModelRepository:
         shutil.rmtree(folder)
         return False
 
-    def _with_older_decisions(self, name: str, version: int, config: Any) -> str:
+    def _with_older_decisions(self, name: str, version: int, config: Any, labels_file: str) -> str:
         """Return the configuration as text, with the decisions of the versions that stay."""
         merged = type(config)()
         merged.CopyFrom(config)
-        for other, text in self._published(name).items():
+        for output in merged.output:
+            if output.label_filename == LABELS_FILE:
+                output.label_filename = labels_file
+        for other in self._published(name):
             if other != version and (self.root / name / str(other)).is_dir():
-                merged.parameters[decision_key(other)].string_value = text
+                published = self.read_config(name)
+                for key in _keys_of(published, other):
+                    merged.parameters[key].CopyFrom(published.parameters[key])
         return _text_of(merged)
 
     def _published(self, name: str) -> dict[int, str]:
@@ -306,6 +375,23 @@ class ModelRepository:
 def _one_line(label: str) -> str:
     """Return a label as one line: Triton's label file has one a line and no escapes."""
     return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _keys_of(config: Any, version: int) -> list[str]:
+    """Return the parameters that concern one version: its decision, and where it comes from."""
+    keys = (key.rpartition("/") for key in config.parameters if key.startswith("thresher."))
+    return ["".join(parts) for parts in keys if parts[2] == str(version)]
+
+
+def _labels_of(version: int) -> str:
+    """Return the file name of a version's own labels."""
+    return f"{Path(LABELS_FILE).stem}.{version}{Path(LABELS_FILE).suffix}"
+
+
+def _bytes_set_free(folder: Path) -> int:
+    """Return how much space the files of a folder take that no other version shares."""
+    files = (path.stat() for path in folder.glob("*") if path.is_file())
+    return sum(status.st_size for status in files if status.st_nlink == 1)
 
 
 def _text_of(config: Any) -> str:

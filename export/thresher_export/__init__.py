@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     )
     from thresher_export.parity import ParityReport, prove_parity
     from thresher_export.pipeline import Exported, ExportOptions, export_version
-    from thresher_export.triton_config import TritonOptions, build_config
+    from thresher_export.precision import Precision
+    from thresher_export.triton_config import build_config
+    from thresher_export.triton_options import TensorRtOptions, TritonOptions
 
 __all__ = [
     "ExportOptions",
     "Exported",
     "ParityReport",
+    "Precision",
+    "TensorRtOptions",
     "TritonOptions",
     "append_decision_head",
     "build_config",
@@ -34,7 +38,9 @@ _MODULES = {
     "ExportOptions": "pipeline",
     "Exported": "pipeline",
     "ParityReport": "parity",
-    "TritonOptions": "triton_config",
+    "Precision": "precision",
+    "TensorRtOptions": "triton_options",
+    "TritonOptions": "triton_options",
     "append_decision_head": "head",
     "build_config": "triton_config",
     "export_version": "pipeline",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import platform
@@ -58,6 +59,9 @@ def certify(
         num_decisions=sum(split.targets_NL.size for split in splits.values()),
         num_flips=report.num_flips,
         band_half_width=report.band_half_width,
+        providers=report.providers,
+        tolerances=dataclasses.asdict(report.tolerances),
+        num_comparisons=len(report.checks),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

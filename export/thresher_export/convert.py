@@ -1,9 +1,10 @@
-"""A logged torch program to an ONNX logits model: named inputs, named batch axis, nothing else.
+"""A logged torch program to an ONNX logits model: named inputs, named free axes, nothing else.
 
-Requires: an `ExportedProgram` whose one output is logits [N, L].
-Does: torch's own ONNX exporter, then names: the output is ``logits``, its first axis ``batch``.
-Ensures: opset and IR that Triton 24.10 and later load, a batch axis that is free, no traces of
-the machine it was made on.
+Requires: an `ExportedProgram` whose one output is logits [N, L], for any N.
+Does: torch's own ONNX exporter, then names (`thresher_export.axes`), then FP32 for what the network
+computes in FP16 or BF16 (`thresher_export.widen`).
+Ensures: a body in FP32, opset and IR that the Triton release in question loads, a batch axis that
+is free, no traces of the machine it was made on.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from torch.fx import Node
 
 from thresher.errors import ConversionError, NotFoundError
+from thresher_export.axes import name_axes
+from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable
+from thresher_export.widen import widen
 
-__all__ = ["BATCH_AXIS", "LOGITS", "MAX_IR_VERSION", "MAX_OPSET", "convert", "load_program"]
+__all__ = ["LOGITS", "convert", "load_program", "reference_precision"]
 
 LOGITS = "logits"
-BATCH_AXIS = "batch"
 
-MAX_OPSET = 21
-"""Highest opset that every Triton since 24.10 loads (it carries ONNX Runtime 1.19.2)."""
-MAX_IR_VERSION = 10
-"""Highest ONNX IR version that every Triton since 24.10 loads."""
+_ANY_NUMBER = 2**31
+_UNTRANSLATED = re.compile(
+    r"OpOverload\(op='([\w.:]+)'(?:, overload='(\w+)')?|translating node %(\w+)"
+)
+_FRAME = re.compile(
+    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<where>\S+)\n\s*(?P<code>.*)'
+)
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
@@ -50,16 +57,18 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         raise ConversionError(f"{path}: not a torch program that can be read: {error}") from None
 
 
-def convert(program: torch.export.ExportedProgram) -> ir.Model:
+def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARGET) -> ir.Model:
     """Return the ONNX model of a logits program.
 
     Args:
         program: Takes one or more named tensors, gives logits [N, L].
+        target: The oldest Triton release that is to load it.
 
     Raises:
-        ConversionError: If an operator has no ONNX counterpart, the batch axis is frozen, the
-            output is not one [N, L] tensor, or opset or IR are too new for Triton.
+        ConversionError: If an operator has no ONNX counterpart, the batch axis is frozen or
+            bounded, the output is not one [N, L] tensor, or opset or IR are too new for Triton.
     """
+    _check_bounds(program)
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # warns that torchvision is not installed
@@ -68,7 +77,7 @@ def convert(program: torch.export.ExportedProgram) -> ir.Model:
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             onnx_program = torch.onnx.export(program, (), dynamo=True, verbose=False)
     except torch.onnx.OnnxExporterError as error:
-        raise ConversionError(f"torch's ONNX exporter refused the network: {error}") from None
+        raise ConversionError(_no_translation(program, error)) from None
     finally:
         registration.setLevel(level)
     assert onnx_program is not None  # only without dynamo
@@ -76,55 +85,103 @@ def convert(program: torch.export.ExportedProgram) -> ir.Model:
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: source paths of the training machine
     _name_output(model)
-    _name_batch_axis(model)
-    check_versions(model)
+    name_axes(model)
+    widen(model)
+    check_loadable(model, target)
     return model
 
 
-def check_versions(model: ir.Model) -> None:
-    """Raise ConversionError if opset or IR are newer than Triton 24.10 loads."""
-    opset = model.opset_imports.get("", 0)
-    if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
-        raise ConversionError(
-            f"the ONNX model has opset {opset} and IR {model.ir_version}; Triton 24.10 and later "
-            f"load at most opset {MAX_OPSET} and IR {MAX_IR_VERSION}"
+def reference_precision(program: torch.export.ExportedProgram) -> str:
+    """Return ``"bf16"``, ``"fp16"`` or ``"fp32"``: the lowest that torch itself computes in."""
+    found = {
+        value.dtype
+        for node in program.graph.nodes
+        if isinstance(value := node.meta.get("val"), torch.Tensor)
+    }
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return next((name for dtype, name in names.items() if dtype in found), "fp32")
+
+
+def _check_bounds(program: torch.export.ExportedProgram) -> None:
+    """Raise ConversionError where the program takes only some numbers of rows."""
+    inputs = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "placeholder" or node.name not in inputs or not getattr(value, "ndim", 0):
+            continue
+        for symbol, bounds in program.range_constraints.items():
+            is_first = str(symbol) == str(value.shape[0])
+            # torch says 2 for any number: it takes 0 and 1 for special cases, and so does ONNX
+            if is_first and (bounds.lower > 2 or bounds.upper < _ANY_NUMBER):
+                raise ConversionError(
+                    f'"{node.name}" takes {bounds.lower} to {bounds.upper} rows only, expected '
+                    "any number. Look in forward for a branch or a limit that depends on "
+                    "x.shape[0], or for the bounds of a torch.export.Dim; log the model again"
+                )
+
+
+def _no_translation(program: torch.export.ExportedProgram, error: Exception) -> str:
+    """Return what the exporter stumbled over, where that stands in forward, and advice."""
+    operator, name, reason = "", "", str(error).strip().splitlines()[0]
+    cause: BaseException | None = error
+    while cause is not None:
+        for match in _UNTRANSLATED.finditer(str(cause)):
+            operator = operator or (match[1] or "")
+            name = name or (match[3] or "")
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else reason
+        cause = cause.__cause__
+    if not operator:
+        return (
+            f"torch's ONNX exporter refused the network: {reason}. "
+            "Rewrite that part of forward with other operators"
         )
+    where = _place(program, operator, name)
+    return (
+        f"the operator {operator} has no ONNX translation{where}. Write that step of forward with "
+        "operators that have one (basic arithmetic, matmul, sort, topk, gather, where), or do it "
+        "outside the network, before its inputs"
+    )
+
+
+def _place(program: torch.export.ExportedProgram, operator: str, name: str) -> str:
+    """Return where in the user's code an operator stands, from what torch.export has noted."""
+    node = _find(program.graph.nodes, operator, name)
+    if node is None:  # it comes out only when a larger operator is taken apart
+        try:
+            node = _find(program.run_decompositions().graph.nodes, operator, name)
+        except Exception:  # noqa: BLE001 -- the place is a help; the reason is known without it
+            return ""
+    if node is None:
+        return ""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    own = [f for f in frames if "/torch/" not in f["file"] and not f["file"].startswith("torch/")]
+    frame = (own or frames)[-1] if frames else None
+    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+    inside = f', in the module "{modules[-1]}"' if modules else ""
+    if frame is None:
+        return f" (node {node.name}{inside})"
+    return (
+        f'; it stands in {frame["file"]}, line {frame["line"]}: "{frame["code"].strip()}"{inside}'
+    )
+
+
+def _find(nodes: object, operator: str, name: str) -> Node | None:
+    found = [n for n in nodes if str(n.target).startswith(operator)]  # type: ignore[attr-defined]
+    return next((n for n in found if n.name == name), found[0] if found else None)
 
 
 def _name_output(model: ir.Model) -> None:
     outputs = model.graph.outputs
     if len(outputs) != 1:
         names = ", ".join(str(value.name) for value in outputs)
-        raise ConversionError(f"the network has {len(outputs)} outputs ({names}), expected logits")
+        raise ConversionError(
+            f"the network has {len(outputs)} outputs ({names}), expected logits alone: return "
+            "them, and nothing else, from forward"
+        )
     shape = outputs[0].shape
     if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
-        raise ConversionError(f"the network's output has shape {shape}, expected logits [N, L]")
-    outputs[0].name = LOGITS
-
-
-def _name_batch_axis(model: ir.Model) -> None:
-    """Name the first axis of every input and of the output, wherever its symbol stands."""
-    symbols = set()
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
-            raise ConversionError(
-                f'"{value.name}" has shape {value.shape}: its batch axis is frozen. Log the model '
-                "with an input example of 2 rows or more and a signature whose first axis is -1"
-            )
-        symbols.add(str(value.shape[0].value))
-    if len(symbols) != 1:
         raise ConversionError(
-            f"inputs and output have different batch axes ({', '.join(sorted(symbols))}); "
-            "every first axis must be the same"
+            f"the network's output has shape {shape}, expected logits [N, L]: one row for each "
+            "row that comes in, one column per label"
         )
-    pattern = re.compile(rf"\b{re.escape(symbols.pop())}\b")
-    values = [*model.graph.inputs, *(v for n in model.graph.all_nodes() for v in n.outputs)]
-    for value in values:
-        if value.shape is None:
-            continue
-        value.shape = ir.Shape(
-            [
-                dim if isinstance(dim, int) else pattern.sub(BATCH_AXIS, str(dim.value))
-                for dim in value.shape
-            ]
-        )
+    outputs[0].name = LOGITS

@@ -41,6 +41,9 @@ _DIGEST_KEY = "thresher.decision_sha256"
 _PREFIX = "thresher."
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
+_SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax"}
+_PASS_ON = {"Identity", "Cast", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
 Model = TypeVar("Model", onnx.ModelProto, ir.Model)
 
 
@@ -199,12 +202,12 @@ def _logits_of(model: ir.Model, decision: Decision) -> ir.Value:
         names = ", ".join(str(value.name) for value in outputs)
         raise ConversionError(f"the model has {len(outputs)} outputs ({names}), expected logits")
     logits = outputs[0]
-    producer = logits.producer()
-    if producer is not None and producer.op_type in {"Sigmoid", "HardSigmoid", "Softmax"}:
+    squashing = _squashing(logits)
+    if squashing is not None:
         raise ConversionError(
-            f'the model ends in {producer.op_type} (node "{producer.name}"), expected logits: '
+            f'the model ends in {squashing.op_type} (node "{squashing.name}"), expected logits: '
             "the head brings the sigmoid. Return the logits from forward(), or have the sigmoid "
-            "taken off (--has-sigmoid)"
+            "taken off: thresher head --has-sigmoid"
         )
     if logits.dtype not in _FLOATS:
         raise ConversionError(f"the output is {logits.dtype}, expected float logits")
@@ -217,6 +220,14 @@ def _logits_of(model: ir.Model, decision: Decision) -> ir.Value:
     if logits in model.graph.inputs:
         raise ConversionError("the model hands its input through; expected a network")
     return logits
+
+
+def _squashing(value: ir.Value) -> ir.Node | None:
+    """Return the node that makes probabilities of logits, if that is what an output comes from."""
+    node = value.producer()
+    while node is not None and node.op_type in _PASS_ON and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node if node is not None and node.op_type in _SQUASHING else None
 
 
 def _constant(graph: ir.Graph, name: str, values_L: FloatArray | npt.NDArray[np.int64]) -> ir.Value:

@@ -49,6 +49,10 @@ def load_model(path: Path) -> ir.Model:
             raise NotFoundError(
                 f"{file}: no such file; {path.name} keeps its weights there: copy both"
             )
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise ConversionError(
+                f"{path} keeps weights in {file}, outside its own folder; expected them beside it"
+            )
     return model
 
 
@@ -57,7 +61,7 @@ def data_files(model: ir.Model) -> list[Path]:
     return sorted({Path(tensor.path) for _, tensor in _outside(model)})
 
 
-def save_model(model: ir.Model, path: Path) -> tuple[Path, ...]:
+def save_model(model: ir.Model, path: Path, *, link: bool = True) -> tuple[Path, ...]:
     """Write a model and return the files that it consists of, ``path`` first.
 
     Weights that lie in one file on the same file system already are hard-linked: a model that
@@ -67,9 +71,11 @@ def save_model(model: ir.Model, path: Path) -> tuple[Path, ...]:
         model: Left as it was.
         path: The file to write; large weights go to the same name with `DATA_SUFFIX`. Neither
             exists.
+        link: Hard-link weights where that can be; False writes a file with one name, which is
+            all that some tools of ONNX read.
     """
     data = path.with_name(path.name + DATA_SUFFIX)
-    if _link(model, data):
+    if link and _link(model, data):
         proto = ir.to_proto(model)
         for initializer in proto.graph.initializer:
             for entry in initializer.external_data:
@@ -77,6 +83,8 @@ def save_model(model: ir.Model, path: Path) -> tuple[Path, ...]:
                     entry.value = data.name
         path.write_bytes(proto.SerializeToString(deterministic=True))
         return path, data
+    for value, tensor in list(_outside(model)):
+        value.const_value = _of_any_link(tensor)
     if _num_bytes(model) <= EMBEDDED_BYTES:
         for value, tensor in list(_outside(model)):
             value.const_value = ir.tensor(tensor.numpy(), name=value.name)
@@ -108,6 +116,22 @@ def _outside(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value, value.const_value
+
+
+def _of_any_link(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+    """Return a tensor that is read whatever links its file has: versions share their weights so.
+
+    With a base folder onnx_ir takes a second hard link for an attack; `load_model` has seen to it
+    that the file lies in the model's folder.
+    """
+    return ir.ExternalTensor(
+        Path(tensor.path).absolute(),
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=str(tensor.name),
+    )
 
 
 def _num_bytes(model: ir.Model) -> int:

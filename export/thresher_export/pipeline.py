@@ -8,42 +8,75 @@ needed.
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
 
 from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
 from thresher.decision import Decision
-from thresher.errors import DecisionError, NotFoundError, ParityError
+from thresher.errors import ConfigError, DecisionError
 from thresher.evaluation import EvaluationSplit
-from thresher.registry import ModelVersion, resolve
+from thresher.registry import ModelVersion, connect, resolve
 from thresher.repository import MODEL_FILE, ModelRepository
 from thresher_export.certify import certify
 from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import load_model, save_model
-from thresher_export.parity import ParityReport, prove_parity
-from thresher_export.triton_config import TritonOptions, build_config
+from thresher_export.parity import (
+    ParityReport,
+    log_parity_report,
+    prove_parity,
+    write_parity_report,
+)
+from thresher_export.precision import (
+    Precision,
+    check_precision,
+    lower_precision,
+    note_precision,
+    tolerances_of,
+)
+from thresher_export.published import (
+    certificate_digest,
+    check_precision_is_the_same,
+    known_digests,
+    published_body,
+)
+from thresher_export.triton_config import build_config
+from thresher_export.triton_options import SECTION, TritonOptions, laid_over
+from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable, triton_release
+from thresher_export.warmup import add_warmup
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 __all__ = ["ExportOptions", "Exported", "export_version"]
 
-PARITY_FILE = "parity.json"
 SPLITS = ("validation", "test")
+RECIPE_FILE = "recipe.toml"
+EVIDENCE_FOLDER = Path(".thresher") / "parity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """How a version is converted and served."""
 
+    precision: Precision = "fp32"
+    """What the body computes in; the head and the layer before it are FP32 always."""
+    target_triton: str = DEFAULT_TARGET
+    """The oldest Triton release that is to load the model."""
     triton: TritonOptions = field(default_factory=TritonOptions)
+    """How Triton is to run it, where neither the recipe nor ``settings`` says otherwise."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of `TritonOptions`, nested, that win over the section ``[triton]`` of the recipe."""
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        triton_release(self.target_triton)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,47 +111,57 @@ def export_version(
 
     Raises:
         NotFoundError: If the version does not exist or lacks what training logs.
+        ConfigError: If the options, or the recipe's section ``[triton]``, are wrong.
         ConversionError: If the network cannot be an ONNX model that Triton loads.
         ParityError: If ONNX Runtime does not decide as torch does; nothing is published.
         PublishError: If the repository refuses; what served before is untouched.
     """
     options = options or ExportOptions()
     version = resolve(uri)
+    if repository is not None:
+        check_precision_is_the_same(repository, version, options.precision)
+    triton = _triton_options(version, options)
     decision = version.decision()
     splits = {name: version.evaluation(name) for name in SPLITS}
     _check_width(version, decision, splits)
-    reusable = _published_body(repository, version) if repository else None
+    reusable = published_body(repository, version, options.precision) if repository else None
     with _staging(repository, version.name) as staged:
         if reusable is None:
-            progress(f"Converting {version.uri} to ONNX")
-            program, model, weights_sha256 = _converted(version, decision)
+            progress(f"Converting {version.uri} to ONNX, {options.precision}")
+            program, model, weights_sha256 = _converted(version, decision, options, splits)
         else:
             progress(f"Taking over the body of {version.name}/{reusable.version}")
             assert repository is not None
             published = load_model(repository.model_file(version.name, reusable.version))
             program, weights_sha256 = None, reusable.weights_sha256
             model = replace_decision_head(published, decision)
-        known = _known_digests(repository, reusable)
+        check_loadable(model, options.target_triton)
+        known = known_digests(repository, reusable)
         files = save_model(model, staged / MODEL_FILE)
+        tolerances = tolerances_of(model)
+        del model  # its weights are on the disk, and torch holds those of the reference
         report = prove_parity(
             program,
             files[0],
             decision,
             splits,
-            max_batch_size=options.triton.max_batch_size,
+            max_batch_size=triton.max_batch_size,
+            tolerances=tolerances,
+            precision=options.precision,
+            evidence=EVIDENCE_FOLDER / f"{version.name}-{version.version}",
             progress=lambda name: progress(f"Parity: {name}"),
         )
         report.raise_if_failed(version.uri)
-        parity = staged / PARITY_FILE
-        parity.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+        parity = write_parity_report(report, staged, what=version.uri)
         certificate = certify(
             version,
             decision,
             report,
             splits,
-            files=(*files, parity),
+            files=(*files, *parity),
             weights_sha256=weights_sha256,
             like=known,
+            precision=options.precision,
         )
         (staged / CERTIFICATE_FILE).write_text(certificate.to_json(), encoding="utf-8")
         folder, is_new = None, False
@@ -129,10 +172,28 @@ def export_version(
                 decision,
                 name=version.name,
                 version=version.version,
-                options=options.triton,
+                options=triton,
+                facts={
+                    "run": version.run_id,
+                    "precision": options.precision,
+                    "certificate_sha256": certificate_digest(repository, certificate, staged),
+                },
             )
-            is_new = repository.publish(version.name, version.version, staged, config, decision)
+            beside: dict[str, bytes] = {}
+            if triton.warmup and not config.model_warmup:
+                rows = splits[SPLITS[0]].inputs
+                beside = add_warmup(config, rows, version=version.version)
+            is_new = repository.publish(
+                version.name, version.version, staged, config, decision, beside=beside
+            )
             folder = repository.model_file(version.name, version.version).parent
+    try:
+        log_parity_report(report, version)
+    except (
+        connect().MlflowException,
+        OSError,
+    ) as error:  # what is published is proven all the same
+        progress(f"The parity report could not be logged to MLflow: {error}")
     return Exported(
         version=version,
         report=report,
@@ -150,8 +211,23 @@ def _check_width(
         if split.logits_NL.shape[1] != decision.num_labels:
             raise DecisionError(
                 f"{version.uri}: decision.json has {decision.num_labels} labels, the {name} split "
-                f"has {split.logits_NL.shape[1]}"
+                f"has {split.logits_NL.shape[1]}. Register a version whose decision was made for "
+                "this network: thresher tune"
             )
+
+
+def _triton_options(version: ModelVersion, options: ExportOptions) -> TritonOptions:
+    """Return the options with what the version's recipe says, and what wins over that."""
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    run = connect().MlflowClient()
+    if any(file.path == RECIPE_FILE for file in run.list_artifacts(version.run_id)):
+        try:
+            recipe = tomllib.loads(version.artifact(RECIPE_FILE).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{version.uri}: {RECIPE_FILE}: not valid TOML: {error}") from None
+        layers.append((f"{version.uri}: {RECIPE_FILE}", recipe.get(SECTION, {})))
+    layers.append(("--set", options.settings))
+    return laid_over(options.triton, *layers)
 
 
 @contextlib.contextmanager
@@ -165,37 +241,19 @@ def _staging(repository: ModelRepository | None, name: str) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _converted(version: ModelVersion, decision: Decision) -> tuple[ExportedProgram, ir.Model, str]:
+def _converted(
+    version: ModelVersion,
+    decision: Decision,
+    options: ExportOptions,
+    splits: Mapping[str, EvaluationSplit],
+) -> tuple[ExportedProgram, ir.Model, str]:
     """Return torch's program, its ONNX model with the head, and the digest of the weights."""
     # torch is slow to load, and not needed where a body is taken over
-    from thresher_export.convert import convert, load_program
+    from thresher_export.convert import convert, load_program, reference_precision
 
     path = version.model_folder() / "data" / "model.pt2"
     program = load_program(path)
-    return program, append_decision_head(convert(program), decision), file_digest(path)
-
-
-def _known_digests(
-    repository: ModelRepository | None, reusable: Certificate | None
-) -> dict[Path, str]:
-    """Return the digests of the files of the version whose body is taken over."""
-    if repository is None or reusable is None:
-        return {}
-    folder = repository.model_file(reusable.model, reusable.version).parent
-    return {folder / name: digest for name, digest in reusable.files.items()}
-
-
-def _published_body(repository: ModelRepository, version: ModelVersion) -> Certificate | None:
-    """Return the newest other version in the repository that was converted from these weights."""
-    try:
-        published = repository.versions(version.name)
-    except NotFoundError:
-        return None
-    for number in reversed(published):
-        if number == version.version:
-            continue
-        with contextlib.suppress(ParityError):
-            certificate = Certificate.load(repository.model_file(version.name, number).parent)
-            if certificate.source == version.source:
-                return certificate
-    return None
+    body = convert(program, target=options.target_triton)
+    body = lower_precision(body, options.precision, splits[SPLITS[0]])
+    note_precision(body, options.precision, trained_in=reference_precision(program))
+    return program, append_decision_head(body, decision), file_digest(path)

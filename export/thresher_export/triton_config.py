@@ -6,7 +6,8 @@ backend's parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -14,10 +15,12 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2 as pb
 
 from thresher.decision import Decision
-from thresher.errors import ConfigError, ConversionError
+from thresher.errors import ConfigError, ConversionError, unknown_name
 from thresher.repository import LABELS_FILE, decision_key
+from thresher_export.triton_options import TensorRtOptions, TritonOptions
+from thresher_export.triton_overrides import override_config
 
-__all__ = ["TritonOptions", "build_config"]
+__all__ = ["build_config"]
 
 _SMALL_MODEL_BYTES = 64 * 2**20
 
@@ -39,23 +42,6 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TritonOptions:
-    """How Triton is to run a model."""
-
-    max_batch_size: int = 64
-    """Largest batch that Triton puts together or takes; parity is proven at this size too."""
-    max_queue_delay_us: int = 0
-    """How long a request may wait for others to batch with; 0 batches what has queued already."""
-    instance_count: int = 1
-    """Copies of the model that run side by side on each device."""
-
-    def __post_init__(self) -> None:
-        for name, low in (("max_batch_size", 1), ("max_queue_delay_us", 0), ("instance_count", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {low}")
-
-
 def build_config(
     model: onnx.ModelProto,
     decision: Decision,
@@ -63,6 +49,7 @@ def build_config(
     name: str,
     version: int,
     options: TritonOptions | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Any:
     """Return the `ModelConfig` message that serves one version of a model.
 
@@ -75,10 +62,12 @@ def build_config(
         decision: What the head holds.
         name: The model's name in Triton.
         version: The version's number, the one MLflow gave.
-        options: Batching and instances.
+        options: Batching, instances, warmup, accelerators, and what is laid over.
+        facts: More parameters of the version, such as ``run``, by name.
 
     Raises:
-        ConversionError: If an input or output has a type that Triton does not know.
+        ConversionError: If an input or output has a type or a shape that Triton does not take.
+        ConfigError: If the options do not fit the model, or lay over what cannot be.
     """
     options = options or TritonOptions()
     config = pb.ModelConfig(
@@ -99,11 +88,19 @@ def build_config(
         )
     config.version_policy.specific.versions.append(version)
     config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
+    config.dynamic_batching.preferred_batch_size.extend(options.preferred_batch_sizes)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=options.instance_count)
-    if model.ByteSize() < _SMALL_MODEL_BYTES:
+    if options.response_cache:
+        config.response_cache.enable = True
+    _add_accelerators(config, model, options)
+    if _num_bytes(model) < _SMALL_MODEL_BYTES:
         # more threads than one slow a small network down as soon as requests come side by side
         config.parameters["intra_op_thread_count"].string_value = "1"
+    labels = hashlib.sha256("\n".join(decision.labels).encode()).hexdigest()
+    for key, text in {"labels_sha256": labels, **(facts or {})}.items():
+        config.parameters[f"thresher.{key}/{version}"].string_value = text
     config.parameters[decision_key(version)].string_value = decision.to_json()
+    override_config(config, options.config)
     return config
 
 
@@ -121,4 +118,76 @@ def _type_of(value: onnx.ValueInfoProto) -> str:
 def _dims_of(value: onnx.ValueInfoProto) -> list[int]:
     """Return the shape without its batch axis, -1 for a free axis."""
     dims = value.type.tensor_type.shape.dim
+    if len(dims) < 2:
+        raise ConversionError(
+            f'"{value.name}" has {len(dims)} axes, expected the batch and at least one more for '
+            "Triton; take [N, 1] in forward: x.squeeze(1)"
+        )
     return [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims[1:]]
+
+
+def _num_bytes(model: onnx.ModelProto) -> int:
+    """Return the size of a model with the weights that lie outside it."""
+    outside = (
+        int(entry.value)
+        for weight in model.graph.initializer
+        for entry in weight.external_data
+        if entry.key == "length"
+    )
+    return int(model.ByteSize()) + sum(outside)
+
+
+def _add_accelerators(config: Any, model: onnx.ModelProto, options: TritonOptions) -> None:
+    """Add what concerns GPUs alone; instances on a CPU pass it by."""
+    listed = config.optimization.execution_accelerators.gpu_execution_accelerator
+    if options.tensorrt is not None:
+        tensorrt = options.tensorrt
+        given = {
+            "precision_mode": tensorrt.precision.upper(),
+            "max_workspace_size_bytes": str(tensorrt.max_workspace_bytes),
+            **_shape_profiles(model, options.max_batch_size, tensorrt),
+        }
+        if tensorrt.engine_cache:
+            given |= {
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": tensorrt.engine_cache,
+            }
+        listed.add(name="tensorrt", parameters=given)
+    if not options.tf32:
+        listed.add(name="cuda", parameters={"use_tf32": "0"})
+
+
+def _shape_profiles(
+    model: onnx.ModelProto, max_batch_size: int, options: TensorRtOptions
+) -> dict[str, str]:
+    """Return smallest, usual and largest shape of every input, for which TensorRT compiles once."""
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    sizes = {batch: (1, max_batch_size, max_batch_size), **options.axes}
+    free = {
+        dim.dim_param
+        for value in model.graph.input
+        for dim in value.type.tensor_type.shape.dim
+        if not dim.HasField("dim_value")
+    }
+    for axis in options.axes:
+        if axis not in free:
+            unknown = unknown_name("axis", axis, free - {batch})
+            raise ConfigError(f"triton.tensorrt.axes: {unknown}")
+    missing = sorted(free - set(sizes))
+    if missing:
+        raise ConfigError(
+            f'triton.tensorrt.axes lacks the free axis "{missing[0]}": give smallest, usual and '
+            f"largest length, such as triton.tensorrt.axes.{missing[0]}=[1, 64, 256]"
+        )
+    profiles = {}
+    for number, kind in enumerate(("min", "opt", "max")):
+        shapes = []
+        for value in model.graph.input:
+            dims = value.type.tensor_type.shape.dim
+            lengths = (
+                dim.dim_value if dim.HasField("dim_value") else sizes[dim.dim_param][number]
+                for dim in dims
+            )
+            shapes.append(f"{value.name}:{'x'.join(map(str, lengths))}")
+        profiles[f"trt_profile_{kind}_shapes"] = ",".join(shapes)
+    return profiles

@@ -1,21 +1,30 @@
-"""A published version against the one that was validated, engine by engine, on a whole split."""
+"""A published version against the one that was validated, engine by engine.
+
+The rows are those of a whole split, as training kept it, or a user's own file.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from thresher.agreement import Agreement, Outputs, compare
+from thresher.decision import FloatArray
 from thresher.errors import NotFoundError, ParityError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, resolve
 from thresher.repository import ModelRepository
-from thresher_export.engines import Inputs, OnnxRuntimeEngine, torch_logits
+from thresher_export.engines import Inputs, OnnxRuntimeEngine, TorchEngine, providers_at_hand
 from thresher_export.head import read_decision
+from thresher_export.onnx_file import load_model
+from thresher_export.precision import tolerances_of
+from thresher_export.rows_file import Rows, read_rows
 
 __all__ = ["Engine", "Verification", "verify_version"]
 
@@ -29,7 +38,9 @@ class Verification:
 
     version: ModelVersion
     split_name: str
+    """``"test"``, ``"validation"``, or the file that was given."""
     split: EvaluationSplit
+    """Its rows; targets are NaN where a file has none."""
     outputs: Mapping[str, Outputs]
     """By engine: "torch", "ONNX Runtime" and what else was asked."""
     agreements: Mapping[tuple[str, str], Agreement]
@@ -58,6 +69,9 @@ class Verification:
             "num_labels": self.split.targets_NL.shape[1],
             "decisions": self.split.targets_NL.size,
             "decision_flips": self.num_flips,
+            "band_half_width": max(
+                (a.band_half_width for a in self.agreements.values()), default=0.0
+            ),
             "ok": not self.problems(),
             "problems": self.problems(),
             "pairs": [
@@ -73,6 +87,7 @@ def verify_version(
     repository: ModelRepository,
     *,
     split_name: str = "test",
+    data: Path | None = None,
     engines: Mapping[str, Engine] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Verification:
@@ -83,12 +98,14 @@ def verify_version(
         version: Its number, in MLflow and in the repository.
         repository: Where it is published.
         split_name: ``"test"`` or ``"validation"``.
+        data: A file of rows instead of a split; see `thresher_export.rows_file`.
         engines: Further engines by name, such as a running server.
         progress: Called with a line for each engine before it runs.
 
     Raises:
         NotFoundError: If the version is not registered or not published; says what is.
         ParityError: If the published decision is not the registered one, before any row is run.
+        DataError: If the file's rows do not fit the model.
     """
     published = repository.decision(name, version)
     registered = resolve(f"models:/{name}/{version}")
@@ -96,33 +113,57 @@ def verify_version(
     path = repository.model_file(name, version)
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file, though config.pbtxt names the version")
-    in_file = read_decision(onnx.load(path, load_external_data=False))
+    model = onnx.load(path, load_external_data=False)
+    in_file = read_decision(model)
     for where, other in (("config.pbtxt", published), ("model.onnx", in_file)):
         if other != decision:
             raise ParityError(
                 f"{name}/{version}: the decision in {where} is not the one that is registered "
                 f"(run {registered.run_id}). Export the version again under a new number"
             )
-    split = registered.evaluation(split_name)
+    given = None if data is None else read_rows(data, model, decision.labels)
+    split = None if given else registered.evaluation(split_name)
+    inputs = given.inputs if given else split.inputs if split else {}
+    num_rows = len(next(iter(inputs.values())))
     batch_size = max(1, repository.read_config(name).max_batch_size)
-    progress(f"torch: {len(split)} rows")
+    progress(f"torch: {num_rows} rows")
     from thresher_export.convert import load_program
 
     program = load_program(registered.model_folder() / "data" / "model.pt2")
-    logits_NL = torch_logits(program, split.inputs, batch_size=batch_size)
+    logits_NL = TorchEngine(program).logits(inputs, batch_size=batch_size)
     outputs = {"torch": Outputs.of_logits(logits_NL, decision)}
-    progress(f"ONNX Runtime: {len(split)} rows")
-    outputs["ONNX Runtime"] = OnnxRuntimeEngine(path).run(split.inputs, batch_size=batch_size)
+    for provider in providers_at_hand():
+        progress(f"{provider.name}: {num_rows} rows")
+        onnx_runtime = OnnxRuntimeEngine(path, provider)
+        outputs[provider.name] = onnx_runtime.run(inputs, batch_size=batch_size)
     for engine_name, engine in (engines or {}).items():
-        progress(f"{engine_name}: {len(split)} rows")
-        outputs[engine_name] = engine(split.inputs)
+        progress(f"{engine_name}: {num_rows} rows")
+        outputs[engine_name] = engine(inputs)
+    if split is None:
+        split = EvaluationSplit(
+            inputs=inputs, targets_NL=_targets(given, logits_NL), logits_NL=logits_NL
+        )
+    tolerances = tolerances_of(load_model(path))
     return Verification(
         version=registered,
-        split_name=split_name,
+        split_name=split_name if data is None else data.name,
         split=split,
         outputs=outputs,
         agreements={
-            (a, b): compare(outputs[a], outputs[b], decision)
+            (a, b): compare(
+                outputs[a],
+                outputs[b],
+                decision,
+                tolerances=tolerances,
+                targets_NL=split.targets_NL,
+            )
             for a, b in itertools.combinations(outputs, 2)
         },
     )
+
+
+def _targets(given: Rows | None, logits_NL: FloatArray) -> FloatArray:
+    """Return the file's targets, or NaN, which is unknown, for each."""
+    if given is not None and given.targets_NL is not None:
+        return given.targets_NL
+    return np.full_like(logits_NL, np.nan)

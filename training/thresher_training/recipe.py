@@ -287,6 +287,9 @@ class Recipe:
     examples: ExamplesConfig | None = None
     """Section ``[examples]``; for tasks with one picture input."""
 
+    triton: dict[str, Any] = field(default_factory=dict)
+    """Section ``[triton]``: how Triton is to serve it; read and checked by ``thresher export``."""
+
     def __post_init__(self) -> None:
         for key, value in (("name", self.name), ("alias", self.alias)):
             if not _NAME.fullmatch(value):

@@ -14,7 +14,7 @@ from thresher_training.recipe import Recipe
 __all__ = ["about", "check_data", "check_recipe", "check_run", "logged_model"]
 
 _FREE = (
-    *("decision.", "examples.", "alias"),
+    *("decision.", "examples.", "triton.", "alias"),
     *("optimization.checkpoint_minutes", "optimization.device"),
 )
 """Keys that may change: what they say is not in the weights."""
@@ -77,7 +77,7 @@ def check_recipe(kept: Mapping[str, Any], recipe: Recipe, run_id: str) -> None:
     if differ:
         raise ConfigError(
             f"run {run_id} cannot be resumed with another recipe ({'; '.join(differ)}). Put these "
-            "keys back, or start a new run; only [decision], [examples], alias, "
+            "keys back, or start a new run; only [decision], [examples], [triton], alias, "
             "optimization.checkpoint_minutes and optimization.device may change, and batch_size "
             "and accumulate if their product stays"
         )

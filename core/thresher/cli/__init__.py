@@ -11,6 +11,7 @@ from thresher.cli.data import data
 from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
+from thresher.cli.repository import repository
 from thresher.cli.serve import predict, runtime, serve, stop
 from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
@@ -29,6 +30,7 @@ _EXTRAS = {
     "export": "export",
     "verify": "export",
     "head": "export",
+    "repository": "export",
     "serve": "serve",
     "predict": "serve",
     "stop": "serve",
@@ -91,6 +93,7 @@ for _command in (
     predict,
     verify,
     head,
+    repository,
     stop,
     ui,
     runtime,

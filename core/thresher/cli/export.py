@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from thresher.cli.export_all import export_all, export_all_options, wants_all
 from thresher.cli.options import json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps
 
@@ -14,35 +15,72 @@ __all__ = ["export", "verify"]
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", required=False)
 @repository_option
 @click.option("--no-publish", is_flag=True, help="Convert and prove parity, publish nothing.")
 @click.option(
     "--max-batch-size",
     type=click.IntRange(min=1),
-    default=64,
+    help="Largest batch that Triton puts together or takes; 64 where the recipe says nothing.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
     show_default=True,
-    help="Largest batch that Triton puts together or takes.",
+    help="What the network's body computes in; the decision head is FP32 always.",
+)
+@click.option(
+    "--target-triton",
+    metavar="RELEASE",
+    default="24.10",
+    show_default=True,
+    help="The oldest Triton release that is to load the model.",
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="triton.KEY=VALUE",
+    multiple=True,
+    help="How Triton runs it, over what the recipe says, such as triton.instance_count=2.",
 )
 @json_option
+@export_all_options
 def export(
-    model_uri: str, repository: Path, no_publish: bool, max_batch_size: int, as_json: bool
+    model_uri: str,
+    repository: Path,
+    no_publish: bool,
+    max_batch_size: int | None,
+    precision: Any,
+    target_triton: str,
+    settings: tuple[str, ...],
+    as_json: bool,
+    **job: Any,
 ) -> None:
     """Convert a registered version to ONNX with its decision head, prove parity, publish it.
 
     MODEL_URI is models:/NAME/VERSION or models:/NAME@ALIAS. Where ONNX Runtime does not decide as
-    torch does, nothing is published and the exit code is 1.
+    torch does, nothing is published and the exit code is 1. With --all: each model's newest
+    version, or those that --filter and --alias select; what is published already is skipped.
 
     Example: thresher export models:/digits@candidate
     """
     from thresher.repository import ModelRepository
-    from thresher_export import ExportOptions, TritonOptions, export_version
+    from thresher_export import ExportOptions, export_version
+    from thresher_export.triton_options import parse_settings
 
+    given = parse_settings(settings)
+    if max_batch_size is not None:
+        given["max_batch_size"] = max_batch_size
+    options = ExportOptions(precision=precision, target_triton=target_triton, settings=given)
+    if wants_all(model_uri, job):
+        folder = None if no_publish else repository
+        export_all(repository=folder, options=options, as_json=as_json, **job)
     with steps() as show:
         done = export_version(
             model_uri,
             repository=None if no_publish else ModelRepository(repository),
-            options=ExportOptions(triton=TritonOptions(max_batch_size=max_batch_size)),
+            options=options,
             progress=show,
         )
     version = done.version
@@ -93,6 +131,12 @@ def export(
     help="Which rows of the run are used: all of this split.",
 )
 @click.option(
+    "--data",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Rows of your own instead: NPZ or Parquet with the model's inputs; targets optional.",
+)
+@click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Save a sheet of pictures with true and answered labels, and log it to the MLflow run.",
@@ -104,10 +148,11 @@ def verify(
     server: str | None,
     over_the_wire: bool,
     split_name: str,
+    data: Path | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare torch, ONNX Runtime and Triton, decision by decision, on a whole split.
+    """Compare torch, ONNX Runtime and Triton, decision by decision, on a split or on your rows.
 
     MODEL is NAME (the version that serves), NAME/VERSION or a model URI; it must be published.
     Exit code 1 where the engines do not agree.
@@ -123,7 +168,13 @@ def verify(
     engines = {"Triton": _triton(server, name, version)} if over_the_wire else {}
     with steps() as show:
         outcome = verify_version(
-            name, version, published, split_name=split_name, engines=engines, progress=show
+            name,
+            version,
+            published,
+            split_name=split_name,
+            data=data,
+            engines=engines,
+            progress=show,
         )
         if picture:
             show(f"Drawing {picture}")
@@ -133,14 +184,15 @@ def verify(
     else:
         rows, labels = outcome.split.targets_NL.shape
         print_table(
-            f"{name} version {version}, {rows:,} rows x {labels} labels of the {split_name} split: "
+            f"{name} version {version}, {rows:,} rows x {labels} labels of {_named(outcome)}: "
             "largest differences, decisions that flip",
-            ["engines", "#logits", "#probabilities", "#decisions", "#flips"],
+            ["engines", "#logits", "#probabilities", "#band", "#decisions", "#flips"],
             [
                 [
                     f"{a} = {b}",
                     _difference(agreement.max_abs("logits")),
                     _difference(agreement.max_abs("probabilities")),
+                    _difference(agreement.band_half_width),
                     f"{rows * labels:,}",
                     str(agreement.num_flips),
                 ]
@@ -155,6 +207,12 @@ def verify(
         click.echo(f"{' = '.join(outcome.outputs)}, decision by decision.")
         if picture:
             click.echo(f"Picture: {_shown(picture)} (also in the MLflow run, under pictures/)")
+
+
+def _named(outcome: Any) -> str:
+    """Return what the rows are called."""
+    name = outcome.split_name
+    return f"the {name} split" if name in {"test", "validation"} else str(name)
 
 
 def _which(model: str, repository: Any) -> tuple[str, int]:

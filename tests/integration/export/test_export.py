@@ -41,7 +41,9 @@ def test_published_model_decides_as_torch_and_explains_itself(
         "weather/labels.txt",
         "weather/1/model.onnx",
         "weather/1/parity.json",
+        "weather/1/parity.html",
         "weather/1/certificate.json",
+        *(f"weather/warmup/1.{batch_size}.0.bin" for batch_size in (1, 7, 64)),
     }
     model = onnx.load(done.folder / "model.onnx")
     onnx.checker.check_model(model, full_check=True)

@@ -5,7 +5,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["thresher.config", "thresher.decision", "thresher.errors", "thresher.scores"]
+    "name",
+    [
+        "thresher.config",
+        "thresher.decision",
+        "thresher.deviation",
+        "thresher.errors",
+        "thresher.scores",
+        "thresher.testing",
+        "thresher.tolerances",
+    ],
 )
 def test_examples_in_docstrings_are_true(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name))

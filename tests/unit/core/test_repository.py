@@ -1,13 +1,16 @@
 import os
+import resource
 import subprocess
 import sys
 import textwrap
+import timeit
 from pathlib import Path
 
 import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
 from thresher import Decision
+from thresher.durable import FAULT_POINT, fault_point
 from thresher.errors import NotFoundError, PublishError
 from thresher.repository import ModelRepository, decision_key
 
@@ -148,6 +151,62 @@ def test_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "r/m/config.pbtxt").write_text("nonsense {")
     with pytest.raises(PublishError, match=r"config\.pbtxt: not a Triton configuration"):
         ModelRepository(tmp_path / "r").serving_version("m")
+
+
+def test_other_labels_never_replace_those_of_the_version_that_serves(tmp_path: Path) -> None:
+    publish(tmp_path / "r", 1)
+    renamed = Decision(labels=["b", "c"], thresholds=[0.5, 0.25])
+    message = config(2, renamed)
+    message.output.add(name="probabilities", label_filename="labels.txt")
+    repository = ModelRepository(tmp_path / "r")
+    with repository.staging("m") as staged:
+        (staged / "model.onnx").write_bytes(b"two")
+        assert repository.publish("m", 2, staged, message, renamed)
+    assert (tmp_path / "r/m/labels.txt").read_text() == "a\nnew\\nline\n"
+    assert (tmp_path / "r/m/labels.2.txt").read_text() == "b\nc\n"
+    assert repository.read_config("m").output[0].label_filename == "labels.2.txt"
+    publish(tmp_path / "r", 1)
+    repository.unpublish("m", 2)
+    assert listing(tmp_path / "r") == ["m/1/model.onnx", "m/config.pbtxt", "m/labels.txt"]
+
+
+@pytest.mark.parametrize("served", [[1], [1, 2]])
+def test_version_that_the_policy_names_is_not_unpublished(
+    tmp_path: Path, served: list[int]
+) -> None:
+    publish(tmp_path / "r", 2)
+    publish(tmp_path / "r", 1)
+    path = tmp_path / "r/m/config.pbtxt"
+    policy = "".join(f"versions: {version} " for version in served)
+    path.write_text(path.read_text().replace("versions: 1", policy))
+    repository = ModelRepository(tmp_path / "r")
+    assert repository.served_versions("m") == served
+    for version in served:
+        with pytest.raises(PublishError, match=f"version {version} of m serves"):
+            repository.unpublish("m", version)
+    assert repository.versions("m") == [1, 2]
+
+
+def test_fault_point_that_is_not_named_costs_next_to_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(FAULT_POINT, "another")
+    fault_point("published")
+    monkeypatch.delenv(FAULT_POINT)
+    assert min(timeit.repeat(lambda: fault_point("published"), number=1000, repeat=5)) < 0.02
+
+
+def test_limit_on_file_size_is_a_refusal_too(tmp_path: Path) -> None:
+    """As a full disk, without a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(PublishError, match="File too large; nothing was published"):
+            publish(tmp_path / "r", content=b"x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "r").exists()
+    assert [p for p in (tmp_path / ".r.staging").iterdir() if p.is_dir()] == []
 
 
 def test_full_disk_or_forbidden_folder_is_one_clear_error(tmp_path: Path) -> None:

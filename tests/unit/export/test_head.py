@@ -244,3 +244,20 @@ def test_a_sigmoid_is_taken_off_when_asked() -> None:
     got = run(append_decision_head(net, IDENTITY, has_sigmoid=True), x)
     np.testing.assert_array_equal(got["logits"], -x)
     np.testing.assert_allclose(got["probabilities"], IDENTITY.probabilities(-x), atol=2e-7)
+
+
+@pytest.mark.parametrize("after", ["Identity", "Cast", "Clip", "Flatten"])
+def test_a_sigmoid_behind_a_step_that_changes_nothing_is_found(after: str) -> None:
+    attributes = {"to": TensorProto.FLOAT} if after == "Cast" else {}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sigmoid", ["x"], ["p"], name="last"),
+            helper.make_node(after, ["p"], ["y"], **attributes),
+        ],
+        "body",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(ConversionError, match=r"ends in Sigmoid .node .last.*--has-sigmoid"):
+        append_decision_head(model, IDENTITY)

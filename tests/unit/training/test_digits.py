@@ -1,6 +1,5 @@
 """The digits task: deterministic, imbalanced, and no scan in two splits."""
 
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits

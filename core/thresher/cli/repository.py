@@ -1,0 +1,153 @@
+"""`thresher repository`: what is published, whether it is what was proven, what can go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from thresher.cli.output import print_json, print_table, say, steps
+
+__all__ = ["repository"]
+
+_FOLDER = click.option(
+    "--repository",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("model_repository"),
+    show_default=True,
+    help="The model repository's folder.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+
+
+@click.group()
+def repository() -> None:
+    """Look into the model repository on disk; needs no torch, ONNX or MLflow.
+
+    Example: thresher repository ls
+    """
+
+
+@repository.command("ls")
+@click.argument("names", nargs=-1)
+@_FOLDER
+@_JSON
+def list_command(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
+    """List models and versions: which serves, size, precision, certificate.
+
+    Bytes are not compared with the certificate here; `thresher repository verify` does that.
+
+    Example: thresher repository ls digits
+    """
+    from thresher.inventory import list_versions
+    from thresher.repository import ModelRepository
+
+    found = list(list_versions(ModelRepository(folder), names=names or None))
+    if as_json:
+        print_json([version.to_dict() for version in found])
+        return
+    if not found:
+        click.echo(f"{folder} holds no model")
+        return
+    print_table(
+        f"{folder}: {len({v.model for v in found}):,} models, {len(found):,} versions",
+        ["model", "#version", "serves", "#size", "precision", "certificate", "proven"],
+        [
+            [
+                version.model,
+                str(version.version),
+                "yes" if version.is_serving else "",
+                _size(version.num_bytes),
+                version.precision or "-",
+                {"claimed": "yes", "foreign": "not ours"}.get(version.proof, version.proof),
+                version.created or "-",
+            ]
+            for version in found
+        ],
+    )
+
+
+@repository.command()
+@click.argument("names", nargs=-1)
+@_FOLDER
+@_JSON
+def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
+    """Compare every version's bytes and decision with its certificate; exit code 1 if any differ.
+
+    Example: thresher repository verify
+    """
+    from thresher.errors import ParityError
+    from thresher.inventory import list_versions
+    from thresher.repository import ModelRepository
+
+    with steps() as show:
+        found = list(
+            list_versions(
+                ModelRepository(folder), names=names or None, read_bytes=True, progress=show
+            )
+        )
+    if as_json:
+        print_json([version.to_dict() for version in found])
+    wrong = [version for version in found if not version.is_sound]
+    if wrong:
+        listing = "\n  ".join(f"{v.model}/{v.version}: {v.problem}" for v in wrong)
+        raise ParityError(f"{len(wrong)} of {len(found)} versions are not proven:\n  {listing}")
+    if not as_json:
+        foreign = sum(version.proof == "foreign" for version in found)
+        proven = len(found) - foreign
+        click.echo(f"{proven:,} versions are what was proven, byte for byte.")
+        if foreign:
+            click.echo(f"{foreign:,} carry no decision: something else published them.")
+
+
+@repository.command()
+@click.option(
+    "--keep",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Newest versions of each model that stay, besides those that serve.",
+)
+@click.option("--yes", is_flag=True, help="Remove; without it, say what would be removed.")
+@_FOLDER
+@_JSON
+def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
+    """Remove what dead publishers left and versions that are old; never one that serves.
+
+    Example: thresher repository gc --keep 2 --yes
+    """
+    from thresher.inventory import collect, find_leftovers
+    from thresher.repository import ModelRepository
+
+    published = ModelRepository(folder)
+    found = find_leftovers(published, keep=keep)
+    freed = collect(published, found) if yes else 0
+    if as_json:
+        print_json(
+            {
+                "removed": yes,
+                "bytes_freed": freed,
+                "leftovers": [leftover.to_dict() for leftover in found],
+            }
+        )
+        return
+    if not found:
+        click.echo("Nothing to remove")
+        return
+    print_table(
+        "Removed" if yes else "Would be removed",
+        ["what", "where", "#size"],
+        [[leftover.kind, leftover.path, _size(leftover.num_bytes)] for leftover in found],
+    )
+    if yes:
+        click.echo(f"{_size(freed)} are free now")
+    else:
+        say("Nothing was removed. Run again with --yes to remove these")
+
+
+def _size(num_bytes: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:,.1f} {unit}"
+    return f"{num_bytes} B"

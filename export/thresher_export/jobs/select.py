@@ -1,0 +1,189 @@
+"""Which registered versions a job is about, and which of them need nothing done.
+
+Both are cheap: the registry is asked in pages of a thousand versions, and what is published is told
+by certificates. torch is not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from thresher.certificate import Certificate
+from thresher.errors import ConfigError, NotFoundError, ParityError, ThresherError, unknown_name
+from thresher.registry import ModelVersion, connect
+from thresher.repository import ModelRepository
+
+__all__ = ["is_published", "select_versions", "without_published"]
+
+_DECISION_TAG = "thresher.decision_sha256"
+_PAGE = 1000
+
+
+def select_versions(
+    *, filter_string: str | None = None, alias: str | None = None
+) -> list[ModelVersion]:
+    """Return the registered versions that are meant, by name and ascending number.
+
+    Args:
+        filter_string: MLflow's filter of model versions, such as ``name LIKE 'news-%'`` or
+            ``tags.team = 'weather'``.
+        alias: Only versions that carry this alias. Without filter and alias: each model's newest.
+
+    Raises:
+        ConfigError: If MLflow does not understand the filter.
+        NotFoundError: If the registry is out of reach, or nothing is selected.
+    """
+    mlflow = connect()
+    client = mlflow.MlflowClient()
+    try:
+        carried = _aliases(client) if alias is not None else {}
+        found = [
+            version
+            for version in _pages(
+                lambda token: client.search_model_versions(
+                    filter_string,
+                    max_results=_PAGE,
+                    order_by=["name ASC", "version_number ASC"],
+                    page_token=token,
+                )
+            )
+            if version.status == "READY"
+        ]
+    except Exception as error:  # noqa: BLE001 -- MLflow's, SQLAlchemy's, the network's
+        code = getattr(error, "error_code", "")
+        if filter_string is not None and code == "INVALID_PARAMETER_VALUE":
+            raise ConfigError(
+                f"filter {filter_string!r}: {error}. See MLflow's search_model_versions, "
+                "an example: name LIKE 'news-%'"
+            ) from None
+        raise NotFoundError(
+            f"the registry at {mlflow.get_registry_uri()} cannot be read: "
+            f"{_first_line(error)}. Nothing was exported; look at MLFLOW_TRACKING_URI"
+        ) from None
+    selected = [
+        ModelVersion(
+            name=version.name,
+            version=int(version.version),
+            run_id=version.run_id,
+            source=version.source,
+            aliases=(alias,) if alias is not None else (),
+            tags=dict(version.tags),
+        )
+        for version in found
+        if alias is None or (version.name, int(version.version)) in carried.get(alias, ())
+    ]
+    if filter_string is None and alias is None:  # ascending, so that the last of a name is newest
+        selected = list({version.name: version for version in selected}.values())
+    if not selected:
+        raise NotFoundError(_nothing(filter_string, alias, carried, len(found)))
+    return sorted(selected, key=lambda version: (version.name, version.version))
+
+
+def is_published(version: ModelVersion, repository: ModelRepository, *, precision: str) -> bool:
+    """Return whether this very version is published, whole, with the same digests.
+
+    Its weights' source, its decision and its precision must be those of the certificate, and the
+    files those that the certificate names. The decision's digest is a tag of the version; where
+    the tag is missing, the decision is fetched.
+
+    Raises:
+        ThresherError: If the version's decision is needed and cannot be read.
+    """
+    folder = repository.model_file(version.name, version.version).parent
+    if not folder.is_dir():
+        return False
+    try:
+        decision = repository.decision(version.name, version.version)
+        certificate = Certificate.load(folder)
+        digest = version.tags.get(_DECISION_TAG) or version.decision().digest
+        if (certificate.source, certificate.decision_sha256, certificate.precision) != (
+            version.source,
+            digest,
+            precision,
+        ):
+            return False
+        certificate.check(folder, decision)
+    except (NotFoundError, ParityError):
+        return False
+    return True
+
+
+def without_published(
+    versions: Sequence[ModelVersion], repository: ModelRepository, *, precision: str
+) -> list[ModelVersion]:
+    """Return the versions that a job has to export.
+
+    Of several selected versions of a model the highest serves in the end: where a lower one of
+    them serves, or will be published now, the highest is published after it.
+    """
+    todo: list[ModelVersion] = []
+    by_name: dict[str, list[ModelVersion]] = {}
+    for version in versions:
+        by_name.setdefault(version.name, []).append(version)
+    for name, group in by_name.items():
+        missing = [v for v in group if not _or_false(v, repository, precision)]
+        highest = max(group, key=lambda v: v.version)
+        lower = {v.version for v in group} - {highest.version}
+        if highest not in missing and (missing or _serves_one_of(repository, name, lower)):
+            missing.append(highest)
+        todo += missing
+    return todo
+
+
+def _or_false(version: ModelVersion, repository: ModelRepository, precision: str) -> bool:
+    """Return `is_published`; what cannot be told is left to the worker, which says why."""
+    try:
+        return is_published(version, repository, precision=precision)
+    except ThresherError:
+        return False
+
+
+def _serves_one_of(repository: ModelRepository, name: str, versions: Iterable[int]) -> bool:
+    served = repository.served_versions(name)
+    return bool(served) and max(served) in set(versions)
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterable[Any]:
+    token = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _aliases(client: Any) -> dict[str, set[tuple[str, int]]]:
+    """Return name and version of what carries each alias."""
+    found: dict[str, set[tuple[str, int]]] = {}
+    for model in _pages(
+        lambda token: client.search_registered_models(
+            max_results=_PAGE, order_by=["name ASC"], page_token=token
+        )
+    ):
+        for alias, version in model.aliases.items():
+            found.setdefault(alias, set()).add((model.name, int(version)))
+    return found
+
+
+def _nothing(
+    filter_string: str | None, alias: str | None, carried: Iterable[str], num_found: int
+) -> str:
+    if alias is not None and alias not in set(carried):
+        return f"nothing to export: {unknown_name('alias', alias, carried)}"
+    wanted = " and ".join(
+        text
+        for text in (
+            f"the filter {filter_string!r}" if filter_string is not None else "",
+            f'the alias "{alias}"' if alias is not None else "",
+        )
+        if text
+    )
+    if not wanted:
+        return "nothing to export: the registry holds no version"
+    return f"nothing to export: of {num_found} versions none has {wanted}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

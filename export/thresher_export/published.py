@@ -1,0 +1,81 @@
+"""What a repository holds of a version, or of its weights, before it is exported."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
+from thresher.errors import NotFoundError, ParityError, PublishError
+from thresher.registry import ModelVersion
+from thresher.repository import MODEL_FILE, ModelRepository
+from thresher_export.precision import Precision
+
+__all__ = [
+    "certificate_digest",
+    "check_precision_is_the_same",
+    "known_digests",
+    "published_body",
+]
+
+
+def check_precision_is_the_same(
+    repository: ModelRepository, version: ModelVersion, precision: Precision
+) -> None:
+    """Raise PublishError where the version is published with a body in another precision."""
+    folder = repository.model_file(version.name, version.version).parent
+    with contextlib.suppress(NotFoundError, ParityError):
+        repository.decision(version.name, version.version)
+        published = Certificate.load(folder).precision
+        if published != precision:
+            raise PublishError(
+                f"{version.name}/{version.version} is published in {published}, and was asked for "
+                f"in {precision}; a version number is never used again. Register the same model "
+                "under a new version (thresher tune does, with thresholds for it) and export that "
+                f"with --precision {precision}"
+            )
+
+
+def published_body(
+    repository: ModelRepository, version: ModelVersion, precision: Precision
+) -> Certificate | None:
+    """Return the newest other version in the repository that was converted from these weights."""
+    try:
+        published = repository.versions(version.name)
+    except NotFoundError:
+        return None
+    for number in reversed(published):
+        if number == version.version:
+            continue
+        with contextlib.suppress(ParityError):
+            certificate = Certificate.load(repository.model_file(version.name, number).parent)
+            if (certificate.source, certificate.precision) == (version.source, precision):
+                return certificate
+    return None
+
+
+def known_digests(
+    repository: ModelRepository | None, reusable: Certificate | None
+) -> dict[Path, str]:
+    """Return the digests of the files of the version whose body is taken over."""
+    if repository is None or reusable is None:
+        return {}
+    folder = repository.model_file(reusable.model, reusable.version).parent
+    return {folder / name: digest for name, digest in reusable.files.items()}
+
+
+def certificate_digest(repository: ModelRepository, certificate: Certificate, staged: Path) -> str:
+    """Return the digest of the certificate that will lie in the version's folder.
+
+    Where the very same model is published already, its folder stays as it is.
+    """
+    folder = repository.model_file(certificate.model, certificate.version).parent
+    with contextlib.suppress(ParityError):
+        old = Certificate.load(folder)
+        models = [
+            {name: digest for name, digest in c.files.items() if name.startswith(MODEL_FILE)}
+            for c in (old, certificate)
+        ]
+        if models[0] == models[1]:
+            return file_digest(folder / CERTIFICATE_FILE)
+    return file_digest(staged / CERTIFICATE_FILE)
