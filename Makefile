@@ -1,11 +1,12 @@
-# make demo    sets up, then runs the main job: from data to a live Triton answer
-# make test    sets up, then runs the tests
-# make lint    sets up, then checks style, types and the import contracts
-# make results sets up, then measures what docs/results.md says (QUICK=1: a small part, printed)
+# make demo      sets up, then runs the main job: from data to a live Triton answer
+# make test      sets up, then runs the tests
+# make test-all  the same, the slow ones included
+# make lint      sets up, then checks style, types and the import contracts
+# make results   sets up, then measures what docs/results.md says (QUICK=1: a small part, printed)
 export VENV ?= .venv
 bin = $(abspath $(VENV))/bin
 
-.PHONY: setup demo test lint results format clean
+.PHONY: setup demo test test-all lint results format clean
 
 setup:
 	@./scripts/setup.sh
@@ -15,6 +16,9 @@ demo: setup
 
 test: setup
 	$(bin)/python -m pytest
+
+test-all: setup
+	$(bin)/python -m pytest -m "slow or not slow"
 
 lint: setup
 	$(bin)/ruff check .

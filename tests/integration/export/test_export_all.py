@@ -26,6 +26,8 @@ from thresher_export import export_version
 from thresher_export.jobs import is_published, select_versions
 from thresher_export.jobs.select import without_published
 
+pytestmark = pytest.mark.slow
+
 BAD = {"job": "poisoned"}
 """Tag of what the job with poisoned models is about, good ones among them."""
 

@@ -13,6 +13,8 @@ from thresher import Decision
 from thresher.errors import RuntimeUnavailableError
 from thresher.repository import PUBLISH_STEPS, ModelRepository
 
+pytestmark = pytest.mark.slow
+
 OLD = ("sun", "rain", "fog")
 NEW = ("rain", "sun", "snow")
 """Other names for the same outputs: they must never be read with the old version's thresholds."""

@@ -21,6 +21,8 @@ from thresher.registry import connect
 from thresher.repository import ModelRepository
 from thresher_export import export_version
 
+pytestmark = pytest.mark.slow
+
 FEATURES = np.random.default_rng(7).normal(size=(33, NUM_FEATURES)).astype(np.float32)
 
 

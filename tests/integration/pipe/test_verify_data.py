@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from support.fixtures import LogVersion
 from support.weather import LABELS, NUM_FEATURES
 from thresher.cli import main
 from thresher_serving import find_runtime, start_server
+
+pytestmark = pytest.mark.slow
 
 
 def test_three_engines_are_alike_on_a_users_rows(log_version: LogVersion, store: Path) -> None:
