@@ -31,7 +31,6 @@ __all__ = [
     "in_batches",
     "providers_at_hand",
     "session",
-    "torch_logits",
 ]
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -104,15 +103,6 @@ class TorchEngine:
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             shapes = {name: (str(array.dtype), list(array.shape)) for name, array in inputs.items()}
             raise DataError(f"torch cannot run the program on rows {shapes}: {error}") from None
-
-
-def torch_logits(program: ExportedProgram, inputs: Inputs, *, batch_size: int) -> FloatArray:
-    """Return float32 [N, L] logits that torch computes eagerly, operator by operator.
-
-    Raises:
-        DataError: If the rows do not fit the program's inputs.
-    """
-    return TorchEngine(program).logits(inputs, batch_size=batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
