@@ -59,6 +59,8 @@ _PRECISIONS: Mapping[str, Tolerances] = {
     # 11 significant bits in weights, activations and sums: 5e-4 each time, over some tens of
     # layers. A logit tolerance of 0.02 reaches a probability as 0.02 / 4.
     "fp16": Tolerances(logits_atol=2e-2, logits_rtol=1e-2, probabilities_atol=5e-3, f1_change=1e-2),
+    # 8 significant bits, 3 fewer than FP16: torch's own logits are that much coarser.
+    "bf16": Tolerances(logits_atol=0.15, logits_rtol=8e-2, probabilities_atol=4e-2, f1_change=1e-2),
     # 8 bits: half a step is 1/254 of a tensor's whole range, in weights and in activations, layer
     # after layer: several tenths of a logit. Values alone cannot tell a coarse body from a wrong
     # one here; the bound on each label's F1 does.
@@ -69,7 +71,7 @@ _PRECISIONS: Mapping[str, Tolerances] = {
 
 
 def tolerances_for(precision: str) -> Tolerances:
-    """Return the tolerances for a body of a precision: fp32, tf32, fp16 or int8.
+    """Return the tolerances for a precision: fp32, tf32, fp16, bf16 or int8.
 
     Raises:
         ConfigError: If there is no such precision.

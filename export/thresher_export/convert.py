@@ -23,7 +23,7 @@ from thresher_export.axes import name_axes
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable
 from thresher_export.widen import widen
 
-__all__ = ["LOGITS", "convert", "load_program", "reference_precision"]
+__all__ = ["LOGITS", "convert", "load_program", "reference_precision", "strip_sigmoid"]
 
 LOGITS = "logits"
 
@@ -89,6 +89,31 @@ def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARG
     widen(model)
     check_loadable(model, target)
     return model
+
+
+def strip_sigmoid(program: torch.export.ExportedProgram) -> None:
+    """Take the sigmoid off that a program ends in, so that it gives logits; changed in place.
+
+    Raises:
+        ConversionError: If it does not end in one.
+    """
+    graph = program.graph
+    results = next(node for node in graph.nodes if node.op == "output").args[0]
+    last = results[0] if isinstance(results, tuple) and len(results) == 1 else None
+    if not isinstance(last, Node) or last.target is not torch.ops.aten.sigmoid.default:
+        found = last.target if isinstance(last, Node) else "several outputs"
+        raise ConversionError(
+            f"the network ends in {found}, not in a sigmoid that could be taken off; export it "
+            "without --has-sigmoid"
+        )
+    (logits,) = last.args
+    assert isinstance(logits, Node)
+    last.replace_all_uses_with(logits)
+    graph.erase_node(last)
+    program.graph_module.recompile()
+    for spec in program.graph_signature.output_specs:
+        if spec.arg.name == last.name:
+            spec.arg.name = logits.name
 
 
 def reference_precision(program: torch.export.ExportedProgram) -> str:

@@ -38,7 +38,8 @@ OUTPUTS = ("probabilities", "labels", "logits")
 TOP_OUTPUTS = ("top_probabilities", "top_labels")
 
 _DIGEST_KEY = "thresher.decision_sha256"
-_PREFIX = "thresher."
+HEAD_PREFIX = "thresher."
+"""Of the names of what the head brings with it: nodes and weights."""
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 _SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax"}
@@ -120,7 +121,7 @@ def remove_decision_head(model: Model) -> Model:
     logits = next(value for value in graph.outputs if value.name == "logits")
     cast = logits.producer()
     graph.outputs.clear()
-    own = [node for node in graph if (node.name or "").startswith(_PREFIX)]
+    own = [node for node in graph if (node.name or "").startswith(HEAD_PREFIX)]
     if cast in own:
         assert cast is not None
         body_logits = cast.inputs[0]
@@ -129,7 +130,7 @@ def remove_decision_head(model: Model) -> Model:
     graph.outputs.append(logits)
     for node in reversed(own):
         graph.remove(node, safe=True)
-    for name in [name for name in graph.initializers if name.startswith(_PREFIX)]:
+    for name in [name for name in graph.initializers if name.startswith(HEAD_PREFIX)]:
         del graph.initializers[name]
     for key in (DECISION_KEY, _DIGEST_KEY):
         model.metadata_props.pop(key, None)
@@ -207,7 +208,7 @@ def _logits_of(model: ir.Model, decision: Decision) -> ir.Value:
         raise ConversionError(
             f'the model ends in {squashing.op_type} (node "{squashing.name}"), expected logits: '
             "the head brings the sigmoid. Return the logits from forward(), or have the sigmoid "
-            "taken off: thresher head --has-sigmoid"
+            "taken off: --has-sigmoid"
         )
     if logits.dtype not in _FLOATS:
         raise ConversionError(f"the output is {logits.dtype}, expected float logits")
@@ -231,7 +232,7 @@ def _squashing(value: ir.Value) -> ir.Node | None:
 
 
 def _constant(graph: ir.Graph, name: str, values_L: FloatArray | npt.NDArray[np.int64]) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(values_L), name=f"{_PREFIX}{name}")
+    tensor = ir.tensor(np.ascontiguousarray(values_L), name=f"{HEAD_PREFIX}{name}")
     value = ir.Value(
         name=tensor.name,
         shape=ir.Shape(values_L.shape),
@@ -244,7 +245,7 @@ def _constant(graph: ir.Graph, name: str, values_L: FloatArray | npt.NDArray[np.
 
 def _top(graph: ir.Graph, probabilities: ir.Value, top_k: int) -> tuple[ir.Value, ...]:
     count = _constant(graph, "top_k", np.array([top_k], dtype=np.int64))
-    node = ir.node("TopK", [probabilities, count], name=f"{_PREFIX}TopK", num_outputs=2)
+    node = ir.node("TopK", [probabilities, count], name=f"{HEAD_PREFIX}TopK", num_outputs=2)
     assert probabilities.shape is not None
     for output, name, dtype in zip(
         node.outputs, TOP_OUTPUTS, (ir.DataType.FLOAT, ir.DataType.INT64), strict=True
@@ -265,9 +266,9 @@ def _add(
     attributes: dict[str, int] | None = None,
 ) -> ir.Value:
     """Append a node whose one output has the shape of its first input."""
-    node = ir.node(op, inputs, attributes, name=f"{_PREFIX}{op}")
+    node = ir.node(op, inputs, attributes, name=f"{HEAD_PREFIX}{op}")
     output = node.outputs[0]
-    output.name = name if name in OUTPUTS else f"{_PREFIX}{name}"
+    output.name = name if name in OUTPUTS else f"{HEAD_PREFIX}{name}"
     output.shape = inputs[0].shape
     output.type = ir.TensorType(dtype)
     graph.append(node)

@@ -1,9 +1,9 @@
 """ONNX models in files: weights of large models lie in a file beside, read and written as a stream.
 
 Requires: nothing but onnx_ir; no torch, no MLflow.
-Does: keeps small weights inside ``model.onnx`` and, above `EMBEDDED_BYTES`, the large ones in
-``model.onnx.data``. A body of any size is then a small file that is read at once, and its weights
-are neither read nor copied when only the head changes.
+Does: keeps small weights and the head's inside ``model.onnx`` and, above `EMBEDDED_BYTES`, the
+large ones in ``model.onnx.data``. A body of any size is then a small file that is read at once, and
+its weights are neither read nor copied when only the head changes.
 
 Source: ONNX external data, `onnx/docs/ExternalData.md`, 1.19; protobuf's limit is 2 GB a message.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from thresher.errors import ConversionError, NotFoundError
+from thresher_export.head import HEAD_PREFIX
 
 __all__ = ["DATA_SUFFIX", "EMBEDDED_BYTES", "data_files", "load_model", "save_model", "write_model"]
 
@@ -91,7 +92,17 @@ def save_model(model: ir.Model, path: Path, *, link: bool = True) -> tuple[Path,
         path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         return (path,)
     ir.save(model, path, external_data=data.name, size_threshold_bytes=_SMALL_TENSOR_BYTES)
+    _take_in_the_head(path)
     return path, data
+
+
+def _take_in_the_head(path: Path) -> None:
+    """Move the head's weights, however many labels there are, from beside a model into its file."""
+    model = ir.load(path)
+    for value, tensor in list(_outside(model)):
+        if str(value.name).startswith(HEAD_PREFIX):
+            value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def write_model(model: ir.Model, path: Path) -> tuple[Path, ...]:

@@ -8,6 +8,8 @@ needed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +21,7 @@ import onnx
 import onnx_ir as ir
 
 from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
+from thresher.config import to_mapping
 from thresher.decision import Decision
 from thresher.errors import ConfigError, DecisionError
 from thresher.evaluation import EvaluationSplit
@@ -41,6 +44,7 @@ from thresher_export.precision import (
     tolerances_of,
 )
 from thresher_export.published import (
+    SETTINGS_FACT,
     certificate_digest,
     check_precision_is_the_same,
     known_digests,
@@ -69,6 +73,8 @@ class ExportOptions:
     """What the body computes in; the head and the layer before it are FP32 always."""
     target_triton: str = DEFAULT_TARGET
     """The oldest Triton release that is to load the model."""
+    has_sigmoid: bool = False
+    """The network ends in a sigmoid, which is taken off: the head brings its own."""
     triton: TritonOptions = field(default_factory=TritonOptions)
     """How Triton is to run it, where neither the recipe nor ``settings`` says otherwise."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +83,12 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         triton_release(self.target_triton)
+
+    @property
+    def settings_sha256(self) -> str:
+        """The digest of how Triton is asked to run it; a recipe, which never changes, is not in."""
+        asked = [self.target_triton, to_mapping(self.triton), self.settings]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +140,8 @@ def export_version(
     with _staging(repository, version.name) as staged:
         if reusable is None:
             progress(f"Converting {version.uri} to ONNX, {options.precision}")
+            if options.has_sigmoid:
+                progress("Taking off the sigmoid that the network ends in")
             program, model, weights_sha256 = _converted(version, decision, options, splits)
         else:
             progress(f"Taking over the body of {version.name}/{reusable.version}")
@@ -176,6 +190,7 @@ def export_version(
                 facts={
                     "run": version.run_id,
                     "precision": options.precision,
+                    SETTINGS_FACT: options.settings_sha256,
                     "certificate_sha256": certificate_digest(repository, certificate, staged),
                 },
             )
@@ -249,10 +264,12 @@ def _converted(
 ) -> tuple[ExportedProgram, ir.Model, str]:
     """Return torch's program, its ONNX model with the head, and the digest of the weights."""
     # torch is slow to load, and not needed where a body is taken over
-    from thresher_export.convert import convert, load_program, reference_precision
+    from thresher_export.convert import convert, load_program, reference_precision, strip_sigmoid
 
     path = version.model_folder() / "data" / "model.pt2"
     program = load_program(path)
+    if options.has_sigmoid:
+        strip_sigmoid(program)
     body = convert(program, target=options.target_triton)
     body = lower_precision(body, options.precision, splits[SPLITS[0]])
     note_precision(body, options.precision, trained_in=reference_precision(program))

@@ -6,13 +6,12 @@ so is the layer that gives the logits.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Literal, get_args
 
 import onnx_ir as ir
 
 from thresher.errors import ConfigError, unknown_name
-from thresher.tolerances import Tolerances, tolerances_for
+from thresher.tolerances import Tolerances, tolerances_for, widest
 
 if TYPE_CHECKING:
     from thresher.evaluation import EvaluationSplit
@@ -31,9 +30,6 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _PRECISION_KEY = "thresher.precision"
 _TRAINED_IN_KEY = "thresher.trained_in"
-
-_BF16 = Tolerances(logits_atol=0.15, logits_rtol=8e-2, probabilities_atol=4e-2, f1_change=1e-2)
-"""BF16 has 8 significant bits, 3 fewer than FP16: torch's own logits are that much coarser."""
 
 
 def check_precision(name: str) -> Precision:
@@ -91,8 +87,4 @@ def tolerances_of(model: ir.Model) -> Tolerances:
     """
     body = tolerances_for(model.metadata_props.get(_PRECISION_KEY, "fp32"))
     trained_in = model.metadata_props.get(_TRAINED_IN_KEY, "fp32")
-    reference = _BF16 if trained_in == "bf16" else tolerances_for(trained_in)
-    names = (field.name for field in dataclasses.fields(Tolerances))
-    return Tolerances(
-        **{name: max(getattr(body, name), getattr(reference, name)) for name in names}
-    )
+    return widest(body, tolerances_for(trained_in))

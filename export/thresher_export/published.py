@@ -12,11 +12,16 @@ from thresher.repository import MODEL_FILE, ModelRepository
 from thresher_export.precision import Precision
 
 __all__ = [
+    "SETTINGS_FACT",
     "certificate_digest",
     "check_precision_is_the_same",
     "known_digests",
     "published_body",
 ]
+
+
+SETTINGS_FACT = "settings_sha256"
+"""The parameter ``thresher.settings_sha256/N`` of config.pbtxt: how Triton was asked to run it."""
 
 
 def check_precision_is_the_same(

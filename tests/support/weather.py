@@ -1,6 +1,7 @@
 """A small network and its logged, registered version, for tests of what comes after training."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,12 @@ def log_version(
     frozen_batch: bool = False,
     decision: Decision = DECISION,
     num_rows: int = 150,
+    logits_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> ModelVersion:
-    """Log and register a network as training does, with artifacts staged in ``folder``."""
+    """Log and register a network as training does, with artifacts staged in ``folder``.
+
+    What is logged as logits comes from ``logits_of``; from the network where that is left out.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -65,7 +70,7 @@ def log_version(
     for split in ("validation", "test"):
         x = rng.normal(size=(num_rows, NUM_FEATURES)).astype(np.float32)
         with torch.no_grad():
-            logits = network(torch.from_numpy(x)).numpy()
+            logits = (logits_of or network)(torch.from_numpy(x)).numpy()
         targets = (rng.random(logits.shape) < 0.3).astype(np.float32)
         rows = EvaluationSplit(inputs={"features": x}, targets_NL=targets, logits_NL=logits)
         rows.save(run_folder / "evaluation" / f"{split}.npz")

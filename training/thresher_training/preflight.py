@@ -1,7 +1,8 @@
 """What must hold before the first epoch, so that no long run ends in an error at its last step.
 
 The network takes the data's inputs by name, gives float32 logits [N, L], and can be exported with
-a dynamic batch axis.
+a dynamic batch axis; where the data is trimmed to the longest row of a batch, with a dynamic length
+too, unless the network or torch fixes it.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ _NO_DYNAMIC_AXIS = "cannot be exported with a dynamic batch axis, which serving 
 
 def check_network(
     network: nn.Module, train: Split, *, trim_by: str | None = None, is_trained: bool = True
-) -> tuple[str, ...]:
-    """Return the data's input names in the order of ``forward``, if the network can be trained.
+) -> dict[str, tuple[int, ...]]:
+    """Return the free axes of each input, in the order of ``forward``, if it can be trained.
 
     Args:
         network: The network; only lazy layers change, which take their shape here.
         train: The train split; a few rows are tried.
         trim_by: The data's input of that name, [N, T]: the network must take fewer columns too.
         is_trained: Whether it needs parameters that can be trained.
+
+    Returns:
+        By input: 0, the batch, and 1 where its length may be any once it is exported.
 
     Raises:
         TrainingError: If ``forward`` has other input names, fails, gives anything but float32
@@ -56,12 +60,12 @@ def check_network(
                 num_labels=train.targets_NL.shape[1],
                 more="; the data's trim_by cuts padding off each batch: take any number of columns",
             )
-        _check_export(network, inputs)
+        axes = _check_export(network, inputs, trim_by)
     finally:
         network.train(was_training)
     if is_trained and not any(parameter.requires_grad for parameter in network.parameters()):
         raise TrainingError(f"{_name(network)} has no parameters that can be trained")
-    return order
+    return axes
 
 
 def forward_order(network: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,23 +95,35 @@ def forward_order(network: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]
 
 @contextmanager
 def export_without_noise() -> Iterator[None]:
-    """Silence the one deprecation that torch.export itself runs into on Python 3.11."""
+    """Silence what torch.export says of torch's own code.
+
+    On Python 3.11 a deprecation; of recurrent layers, that they keep their weights in a list.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
         )
+        warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights")
         yield
 
 
 def _narrowed(inputs: Mapping[str, Tensor], trim_by: str) -> dict[str, Tensor]:
     """Return inputs as a batch of shorter rows has them."""
-    width = inputs[trim_by].shape[1]
+    length = max(1, inputs[trim_by].shape[1] // 2)
     return {
-        name: tensor[:, : max(1, width // 2)].contiguous()
-        if tensor.shape[1:] == (width,)
-        else tensor
-        for name, tensor in inputs.items()
+        name: tensor[:, :length].contiguous() if 1 in axes else tensor
+        for (name, tensor), axes in zip(
+            inputs.items(), _axes_that_vary(inputs, trim_by).values(), strict=True
+        )
     }
+
+
+def _axes_that_vary(
+    inputs: Mapping[str, Tensor], trim_by: str | None
+) -> dict[str, tuple[int, ...]]:
+    """Return the axes of each input that differ from batch to batch: rows, and trimmed columns."""
+    lengths = None if trim_by is None else inputs[trim_by].shape[1:]
+    return {name: (0, 1) if t.shape[1:] == lengths else (0,) for name, t in inputs.items()}
 
 
 def _check_output(
@@ -129,28 +145,57 @@ def _check_output(
         )
 
 
-def _check_export(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    """Export as MLflow's pt2 logging does, and see that the batch axis came out one and free.
+def _check_export(
+    network: nn.Module, inputs: Mapping[str, Tensor], trim_by: str | None
+) -> dict[str, tuple[int, ...]]:
+    """Export as MLflow's pt2 logging does; return which axes came out free.
 
-    MLflow leaves each input's first axis to torch (``Dim.AUTO``). One ``Dim`` for all of them
-    would tell torch that they are equal, and hide a network that does not say so itself: its
-    axes get different names in the logged program, and no ONNX model can be made of it.
+    The batch axis must come out one and free. Lengths need not: torch fixes them where a recurrent
+    layer takes them for constants.
+
+    MLflow leaves each axis that the signature calls -1 to torch (``Dim.AUTO``). One ``Dim`` for all
+    first axes would tell torch that they are equal, and hide a network that does not say so itself:
+    its axes get different names in the logged program, and no ONNX model can be made of it.
 
     Source: mlflow.pytorch.save_model, MLflow 3.17; torch.export.Dim, torch 2.13.
     """
+    varying = _axes_that_vary(inputs, trim_by)
     try:
-        with export_without_noise():
-            program = torch.export.export(
-                network,
-                tuple(inputs.values()),
-                dynamic_shapes=[{0: torch.export.Dim.AUTO} for _ in inputs],
-            )
+        program = _exported(network, inputs, varying)
     except Exception as error:
+        if trim_by is not None:
+            return _check_export(network, inputs, None)
         first_line = str(error).strip().splitlines()[:1]
         raise TrainingError(
             f"{_name(network)} {_NO_DYNAMIC_AXIS}: {type(error).__name__}: {' '.join(first_line)}"
         ) from error
     _check_batch_axis(_name(network), program, tuple(inputs))
+    shapes = _shapes(program)
+    nodes = dict(zip(inputs, program.graph_signature.user_inputs, strict=True))
+    return {
+        name: tuple(axis for axis in axes if not str(shapes[nodes[name]][axis]).isdecimal())
+        for name, axes in varying.items()
+    }
+
+
+def _exported(
+    network: nn.Module, inputs: Mapping[str, Tensor], varying: Mapping[str, tuple[int, ...]]
+) -> torch.export.ExportedProgram:
+    with export_without_noise():
+        return torch.export.export(
+            network,
+            tuple(inputs.values()),
+            dynamic_shapes=[dict.fromkeys(varying[name], torch.export.Dim.AUTO) for name in inputs],
+        )
+
+
+def _shapes(program: torch.export.ExportedProgram) -> dict[str, torch.Size]:
+    """Return the shape of each node's result, by the node's name."""
+    return {
+        node.name: node.meta["val"].shape
+        for node in program.graph.nodes
+        if isinstance(node.meta.get("val"), Tensor)
+    }
 
 
 def _check_batch_axis(
@@ -160,11 +205,7 @@ def _check_batch_axis(
     signature = program.graph_signature
     (output,) = signature.user_outputs
     nodes = {**dict(zip(names, signature.user_inputs, strict=True)), _LOGITS: output}
-    shapes = {
-        node.name: node.meta["val"].shape
-        for node in program.graph.nodes
-        if isinstance(node.meta.get("val"), Tensor)
-    }
+    shapes = _shapes(program)
     # as text: a symbol that torch has found to be constant is still a SymInt
     axes = {name: str(shapes[node][0]) for name, node in nodes.items()}
     fixed = [name for name, axis in axes.items() if axis.isdecimal()]

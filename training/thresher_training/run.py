@@ -184,7 +184,7 @@ class _Training:
         recipe, data, team = self.prepared.recipe, self.prepared.data, self.fitting.team
         is_trained = recipe.optimization.epochs > 0
         for network in dict.fromkeys((self.prepared.network, self.network)):
-            order = check_network(
+            free_axes = check_network(
                 network, data.splits["train"], trim_by=data.trim_by, is_trained=is_trained
             )
         if not self.is_resumed:
@@ -192,7 +192,7 @@ class _Training:
         was_fitted = self.is_resumed and self.fitting.is_finished
         fitted = self.fitting.run(resumed=self.is_resumed)
         # before the thresholds: an objective that cannot be met must not cost the weights
-        model_uri = team.on_main(lambda: self._log_network(order, was_fitted=was_fitted))
+        model_uri = team.on_main(lambda: self._log_network(free_axes, was_fitted=was_fitted))
         evaluations = self._evaluate()
         return team.on_main(lambda: self._register(fitted, evaluations, model_uri))
 
@@ -214,13 +214,15 @@ class _Training:
         if diagnosis.errors:
             raise TrainingError(diagnosis.complaint())
 
-    def _log_network(self, order: tuple[str, ...], *, was_fitted: bool) -> str:
+    def _log_network(self, free_axes: Mapping[str, tuple[int, ...]], *, was_fitted: bool) -> str:
         if was_fitted:
             logged = patiently(lambda: logged_model(self.fitting.run_id))
             if logged is not None:
                 return logged
         data = self.prepared.data
-        return log_network(self.network, data.splits["train"], order=order, labels=data.labels)
+        return log_network(
+            self.network, data.splits["train"], free_axes=free_axes, labels=data.labels
+        )
 
     def _evaluate(self) -> dict[str, EvaluationSplit]:
         """Return the rows of validation and test with their logits; all processes take a part."""

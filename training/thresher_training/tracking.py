@@ -169,14 +169,18 @@ def log_version_description(version: ModelVersion, text: str) -> None:
 
 
 def log_network(
-    network: nn.Module, train: Split, *, order: Sequence[str], labels: Sequence[str]
+    network: nn.Module,
+    train: Split,
+    *,
+    free_axes: Mapping[str, Sequence[int]],
+    labels: Sequence[str],
 ) -> str:
     """Log the network as a pt2 program from inputs to logits; return the logged model's URI.
 
     Args:
         network: Put in evaluation mode.
         train: Its first rows are the input example.
-        order: The inputs' names in the order of ``forward``.
+        free_axes: Of each input the axes of any length, in the order of ``forward``.
         labels: L names.
     """
     mlflow = connect()
@@ -184,9 +188,13 @@ def log_network(
     from mlflow.types import Schema, TensorSpec
 
     rows = [index % len(train) for index in range(NUM_TRIAL_ROWS)]
-    example = {name: train.inputs[name][rows] for name in order}
+    example = {name: train.inputs[name][rows] for name in free_axes}
+    shapes = {
+        name: tuple(-1 if k in free_axes[name] else size for k, size in enumerate(array.shape))
+        for name, array in example.items()
+    }
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(a.dtype, (-1, *a.shape[1:]), n) for n, a in example.items()]),
+        inputs=Schema([TensorSpec(a.dtype, shapes[name], name) for name, a in example.items()]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(labels)), "logits")]),
     )
     arrays = tuple(example.values())

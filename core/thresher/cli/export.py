@@ -38,6 +38,11 @@ __all__ = ["export", "verify"]
     help="The oldest Triton release that is to load the model.",
 )
 @click.option(
+    "--has-sigmoid",
+    is_flag=True,
+    help="Take off the sigmoid that the network ends in; the logged logits are those before it.",
+)
+@click.option(
     "--set",
     "settings",
     metavar="triton.KEY=VALUE",
@@ -53,6 +58,7 @@ def export(
     max_batch_size: int | None,
     precision: Any,
     target_triton: str,
+    has_sigmoid: bool,
     settings: tuple[str, ...],
     as_json: bool,
     **job: Any,
@@ -72,7 +78,12 @@ def export(
     given = parse_settings(settings)
     if max_batch_size is not None:
         given["max_batch_size"] = max_batch_size
-    options = ExportOptions(precision=precision, target_triton=target_triton, settings=given)
+    options = ExportOptions(
+        precision=precision,
+        target_triton=target_triton,
+        has_sigmoid=has_sigmoid,
+        settings=given,
+    )
     if wants_all(model_uri, job):
         folder = None if no_publish else repository
         export_all(repository=folder, options=options, as_json=as_json, **job)

@@ -128,8 +128,7 @@ def _select(
     selected = select_versions(filter_string=options.filter_string, alias=options.alias)
     if repository is None:
         return selected, selected
-    precision = getattr(options.export, "precision", "fp32")
-    return selected, without_published(selected, repository, precision=precision)
+    return selected, without_published(selected, repository, options.export)
 
 
 def _without(versions: Sequence[ModelVersion], todo: Sequence[ModelVersion]) -> list[ModelVersion]:

@@ -7,12 +7,16 @@ by certificates. torch is not loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thresher.certificate import Certificate
 from thresher.errors import ConfigError, NotFoundError, ParityError, ThresherError, unknown_name
 from thresher.registry import ModelVersion, connect
 from thresher.repository import ModelRepository
+from thresher_export.published import SETTINGS_FACT
+
+if TYPE_CHECKING:
+    from thresher_export.pipeline import ExportOptions
 
 __all__ = ["is_published", "select_versions", "without_published"]
 
@@ -80,12 +84,14 @@ def select_versions(
     return sorted(selected, key=lambda version: (version.name, version.version))
 
 
-def is_published(version: ModelVersion, repository: ModelRepository, *, precision: str) -> bool:
+def is_published(
+    version: ModelVersion, repository: ModelRepository, options: ExportOptions
+) -> bool:
     """Return whether this very version is published, whole, with the same digests.
 
-    Its weights' source, its decision and its precision must be those of the certificate, and the
-    files those that the certificate names. The decision's digest is a tag of the version; where
-    the tag is missing, the decision is fetched.
+    Its weights' source, its decision and its precision must be those of the certificate, the files
+    those that the certificate names, and Triton's settings those that are asked for now. The
+    decision's digest is a tag of the version; where the tag is missing, the decision is fetched.
 
     Raises:
         ThresherError: If the version's decision is needed and cannot be read.
@@ -100,8 +106,12 @@ def is_published(version: ModelVersion, repository: ModelRepository, *, precisio
         if (certificate.source, certificate.decision_sha256, certificate.precision) != (
             version.source,
             digest,
-            precision,
+            options.precision,
         ):
+            return False
+        key = f"thresher.{SETTINGS_FACT}/{version.version}"
+        asked_for = repository.read_config(version.name).parameters[key].string_value
+        if asked_for != options.settings_sha256:
             return False
         certificate.check(folder, decision)
     except (NotFoundError, ParityError):
@@ -110,7 +120,7 @@ def is_published(version: ModelVersion, repository: ModelRepository, *, precisio
 
 
 def without_published(
-    versions: Sequence[ModelVersion], repository: ModelRepository, *, precision: str
+    versions: Sequence[ModelVersion], repository: ModelRepository, options: ExportOptions
 ) -> list[ModelVersion]:
     """Return the versions that a job has to export.
 
@@ -122,7 +132,7 @@ def without_published(
     for version in versions:
         by_name.setdefault(version.name, []).append(version)
     for name, group in by_name.items():
-        missing = [v for v in group if not _or_false(v, repository, precision)]
+        missing = [v for v in group if not _or_false(v, repository, options)]
         highest = max(group, key=lambda v: v.version)
         lower = {v.version for v in group} - {highest.version}
         if highest not in missing and (missing or _serves_one_of(repository, name, lower)):
@@ -131,10 +141,10 @@ def without_published(
     return todo
 
 
-def _or_false(version: ModelVersion, repository: ModelRepository, precision: str) -> bool:
+def _or_false(version: ModelVersion, repository: ModelRepository, options: ExportOptions) -> bool:
     """Return `is_published`; what cannot be told is left to the worker, which says why."""
     try:
-        return is_published(version, repository, precision=precision)
+        return is_published(version, repository, options)
     except ThresherError:
         return False
 

@@ -69,9 +69,9 @@ class Departure:
         first = self.first
         if first is None:
             return (
-                f"No node departs from {self.reference} when its result is kept (of "
-                f"{len(self.layers)} compared): what is wrong lies after the logits, in a batch of "
-                "another size, or in an optimisation of ONNX Runtime"
+                f"No node by itself departs from {self.reference} when its result is kept (of "
+                f"{len(self.layers)} compared): small errors add up, or what is wrong lies after "
+                "the logits, in a batch of another size, or in an optimisation of ONNX Runtime"
             )
         before = self.layers[: self.layers.index(first)]
         after = f' (the last that agrees: "{before[-1].value}")' if before else ""

@@ -20,7 +20,7 @@ from thresher.cli import main
 from thresher.errors import ConversionError, NotFoundError, ParityError, PublishError
 from thresher.registry import ModelVersion, connect, register_decision
 from thresher.repository import ModelRepository
-from thresher_export import export_version, read_decision
+from thresher_export import ExportOptions, export_version, read_decision
 
 
 def files_below(folder: Path) -> set[str]:
@@ -209,8 +209,34 @@ class EndsInSigmoid(Weather):
 
 def test_network_that_ends_in_a_sigmoid_is_refused(log_version: LogVersion, store: Path) -> None:
     log_version(EndsInSigmoid())
-    with pytest.raises(ConversionError, match="ends in Sigmoid"):
+    with pytest.raises(ConversionError, match=r"ends in Sigmoid.*--has-sigmoid"):
         export_version("models:/weather/1", repository=ModelRepository(store / "models"))
+
+
+def test_a_sigmoid_is_taken_off_when_asked_and_said(log_version: LogVersion, store: Path) -> None:
+    network = EndsInSigmoid()
+    log_version(network, logits_of=super(EndsInSigmoid, network).forward)
+    said: list[str] = []
+    done = export_version(
+        "models:/weather/1",
+        repository=ModelRepository(store / "models"),
+        options=ExportOptions(has_sigmoid=True),
+        progress=said.append,
+    )
+    assert done.report.num_flips == 0
+    assert "Taking off the sigmoid that the network ends in" in said
+    assert done.folder is not None
+    operators = [n.op_type for n in onnx.load(done.folder / "model.onnx").graph.node]
+    assert operators.count("Sigmoid") == 1
+    assert operators.index("Sigmoid") > operators.index("Gemm")
+
+
+def test_taking_off_a_sigmoid_that_is_not_there_is_refused(log_version: LogVersion) -> None:
+    log_version()
+    with pytest.raises(ConversionError, match="not in a sigmoid that could be taken off"):
+        export_version(
+            "models:/weather/1", repository=None, options=ExportOptions(has_sigmoid=True)
+        )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from thresher.cli import main
 from thresher.errors import ConfigError, NotFoundError
 from thresher.registry import connect
 from thresher.repository import ModelRepository
-from thresher_export import export_version
+from thresher_export import ExportOptions, export_version
 from thresher_export.jobs import is_published, select_versions
 from thresher_export.jobs.select import without_published
 
@@ -174,11 +174,12 @@ def test_published_version_whose_bytes_changed_is_not_skipped(
     shutil.copytree(folder / "model_repository", tmp_path / "models")
     repository = ModelRepository(tmp_path / "models")
     (version,) = select_versions(filter_string="name = 'good-1'")
-    assert is_published(version, repository, precision="fp32")
-    assert not is_published(version, repository, precision="fp16")
+    assert is_published(version, repository, ExportOptions())
+    assert not is_published(version, repository, ExportOptions(precision="fp16"))
+    assert not is_published(version, repository, ExportOptions(settings={"max_batch_size": 8}))
     with (tmp_path / "models/good-1/1" / file).open("ab") as opened:
         opened.write(b" ")
-    assert not is_published(version, repository, precision="fp32")
+    assert not is_published(version, repository, ExportOptions())
 
 
 def selected(**wanted: Any) -> list[tuple[str, int]]:
@@ -226,7 +227,7 @@ def test_of_several_versions_the_highest_serves_in_the_end(folder: Path, tmp_pat
     one, two, three = select_versions(filter_string="name = 'many'")
 
     def left(*versions: Any) -> list[int]:
-        return [v.version for v in without_published(versions, repository, precision="fp32")]
+        return [v.version for v in without_published(versions, repository, ExportOptions())]
 
     assert left(one, two, three) == [1, 2, 3]
     export_version(two.uri, repository=repository)
@@ -408,7 +409,7 @@ def test_new_thresholds_alone_are_exported_again(folder: Path, tmp_path: Path) -
     export_version(version.uri, repository=repository)
     other = Decision(labels=version.decision().labels, thresholds=[0.1, 0.2, 0.3, 0.4])
     tagged = {**version.tags, "thresher.decision_sha256": other.digest}
-    assert is_published(version, repository, precision="fp32")
+    assert is_published(version, repository, ExportOptions())
     from dataclasses import replace
 
     assert not is_published(replace(version, tags=tagged), repository, precision="fp32")

@@ -16,17 +16,18 @@ from thresher.errors import ConversionError, NotFoundError
 from thresher_export import onnx_file
 from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import data_files, load_model, save_model, write_model
+from thresher_export.parity.thresholds import head_around_thresholds
 
 DECISION = Decision(labels=("sun", "rain", "fog"), thresholds=[0.5, 0.3, 0.7])
 OTHER = Decision(labels=("sun", "rain", "fog"), thresholds=[0.5, 0.3, 0.9], bias=[0, 1, 0])
 
 
-def network(width: int = 400) -> ir.Model:
+def network(width: int = 400, num_labels: int = 3) -> ir.Model:
     """Two layers; about 640 kB of weights at the default width."""
     rng = np.random.default_rng(0)
     weights = {
         "w": rng.normal(size=(width, width)).astype(np.float32) / width,
-        "v": rng.normal(size=(width, 3)).astype(np.float32),
+        "v": rng.normal(size=(width, num_labels)).astype(np.float32),
     }
     graph = helper.make_graph(
         [
@@ -35,7 +36,7 @@ def network(width: int = 400) -> ir.Model:
         ],
         "network",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", num_labels])],
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     opset = [helper.make_opsetid("", 20)]
@@ -73,6 +74,19 @@ def test_large_weights_lie_beside_and_are_linked_when_only_the_head_changes(tmp_
     np.testing.assert_array_equal(logits(first), logits(second))
     first.with_name("model.onnx.data").unlink()  # what is linked outlives what it was linked from
     assert logits(second).shape == (5, 3)
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_the_head_stays_in_the_file_however_many_labels_there_are(tmp_path: Path) -> None:
+    num_labels = 2000  # 8 kB a constant: a size that lies beside the model elsewhere
+    labels = [f"label {k}" for k in range(num_labels)]
+    decision = Decision(labels=labels, thresholds=[0.4] * num_labels, bias=[1] * num_labels)
+    save_model(append_decision_head(network(num_labels=num_labels), decision), tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    beside = {tensor.name for tensor in model.graph.initializer if tensor.external_data}
+    assert beside == {"w", "v"}
+    head_around_thresholds(model, decision)  # runs on what is in the file alone
+    assert logits(tmp_path / "m.onnx").shape == (5, num_labels)
 
 
 @pytest.mark.usefixtures("small_limit")
