@@ -4,6 +4,7 @@
       digits/
         config.pbtxt     written last: a version that it does not name is not served
         labels.txt       labels.N.txt for a version whose labels are others
+        configs/3.pbtxt  config.pbtxt as it is when this version serves
         3/model.onnx     a version's files; the number is MLflow's and is never used again
 
 A version is staged beside the repository on the same file system, synced to disk, then renamed
@@ -16,17 +17,27 @@ Source: Triton's model repository and model configuration documents, release 24.
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from thresher.certificate import Certificate
+from thresher.config_pbtxt import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    config_text,
+    copy_version,
+    decision_key,
+    decisions_of,
+    forget_version,
+    labels_file_of,
+    read_config,
+)
 from thresher.decision import Decision
 from thresher.durable import fault_point, sync_files, sync_folder, write_durably
-from thresher.errors import NotFoundError, PublishError, unknown_name
+from thresher.errors import NotFoundError, PublishError
+from thresher.published_models import MODEL_FILE, NAME, PublishedModels
 from thresher.staging import Staging
 
 __all__ = [
@@ -38,12 +49,6 @@ __all__ = [
     "decision_key",
 ]
 
-CONFIG_FILE = "config.pbtxt"
-LABELS_FILE = "labels.txt"
-MODEL_FILE = "model.onnx"
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_DECISION_PREFIX = "thresher.decision/"
 
 PUBLISH_STEPS = (
     "staging-made",
@@ -61,15 +66,7 @@ PUBLISH_STEPS = (
 """The fault points of publishing, in order; "model-moved" is of a model's first version alone."""
 
 
-def decision_key(version: int) -> str:
-    """Return the config parameter that holds a version's decision as JSON.
-
-    One config.pbtxt serves all versions of a model, and each has its own thresholds.
-    """
-    return f"{_DECISION_PREFIX}{version}"
-
-
-class ModelRepository:
+class ModelRepository(PublishedModels):
     """A folder that Triton serves and export publishes to.
 
     Args:
@@ -77,92 +74,8 @@ class ModelRepository:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        super().__init__(root)
         self._staging = Staging(self.root.parent / f".{self.root.name}.staging")
-
-    def names(self) -> list[str]:
-        """Return the models that have a configuration, sorted."""
-        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
-
-    def versions(self, name: str) -> list[int]:
-        """Return the versions of a model that are published, ascending.
-
-        Raises:
-            NotFoundError: If there is no such model; says which there are.
-        """
-        return sorted(self._decisions(self.read_config(name)))
-
-    def serving_version(self, name: str) -> int:
-        """Return the version that the configuration serves (the highest, if several).
-
-        Raises:
-            NotFoundError: If there is no such model, or its configuration names no version.
-        """
-        served = self.served_versions(name)
-        if not served:
-            raise NotFoundError(
-                f"{self.root / name / CONFIG_FILE}: its version_policy names no version, so "
-                f"Thresher did not publish it; name one: {name}/VERSION"
-            )
-        return max(served)
-
-    def served_versions(self, name: str) -> list[int]:
-        """Return the versions that the configuration's policy names, ascending; none if it is open.
-
-        Raises:
-            NotFoundError: If there is no such model.
-        """
-        return sorted(int(v) for v in self.read_config(name).version_policy.specific.versions)
-
-    def decision(self, name: str, version: int) -> Decision:
-        """Return the decision that a published version serves.
-
-        Raises:
-            NotFoundError: If the model or version does not exist; says which do.
-        """
-        decisions = self._decisions(self.read_config(name))
-        if version not in decisions:
-            raise NotFoundError(
-                f'{self.root}: "{name}" has no version {version}; published: {sorted(decisions)}'
-            )
-        return Decision.from_json(decisions[version], where=f"{name}/{CONFIG_FILE}")
-
-    def check_proven(self, name: str, version: int) -> None:
-        """Raise ParityError unless a version's certificate is there and fits its bytes.
-
-        A version that carries no decision, because something else published it, has none to prove.
-
-        Raises:
-            NotFoundError: If there is no such model.
-            ParityError: If there is no certificate, or a file or the decision is another one.
-        """
-        if decision_key(version) in self.read_config(name).parameters:
-            folder = self.model_file(name, version).parent
-            Certificate.load(folder).check(folder, self.decision(name, version))
-
-    def model_file(self, name: str, version: int) -> Path:
-        """Return the path of a version's ONNX model."""
-        return self.root / name / str(version) / MODEL_FILE
-
-    def read_config(self, name: str) -> Any:
-        """Return a model's `ModelConfig` message.
-
-        Raises:
-            NotFoundError: If there is no such model; says which there are.
-            PublishError: If its config.pbtxt cannot be read.
-        """
-        from google.protobuf import text_format
-        from tritonclient.grpc import model_config_pb2
-
-        path = self.root / name / CONFIG_FILE
-        if not _NAME.fullmatch(name) or not path.is_file():
-            raise NotFoundError(f"{self.root}: {unknown_name('model', name, self.names())}")
-        try:
-            return text_format.Parse(
-                path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig()
-            )
-        except (text_format.ParseError, UnicodeDecodeError) as error:
-            raise PublishError(f"{path}: not a Triton configuration: {error}") from None
 
     def staging(self, name: str) -> AbstractContextManager[Path]:
         """Yield an empty folder on the repository's file system, to make a version in.
@@ -172,7 +85,7 @@ class ModelRepository:
         Raises:
             PublishError: If the name is not allowed, or the disk refuses, also while it is used.
         """
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise PublishError(
                 f'"{name}" cannot name a model in Triton; expected letters, digits, "_", "-" and '
                 '".", beginning with a letter or digit, at most 128'
@@ -188,8 +101,9 @@ class ModelRepository:
         decision: Decision,
         *,
         beside: Mapping[str, bytes] | None = None,
+        serve: bool = True,
     ) -> bool:
-        """Put a version into the repository and make it the one that serves.
+        """Put a version into the repository and, as a rule, make it the one that serves.
 
         Args:
             name: Letters, digits, ``_``, ``-`` and ``.``, beginning with a letter or digit.
@@ -200,6 +114,7 @@ class ModelRepository:
             decision: What the version decides; names its labels.
             beside: Files that the configuration names, by path below the model's folder; their
                 names begin with the version's number and a dot.
+            serve: False leaves what serves as it is; a model's first version serves always.
 
         Returns:
             False where the very same model is published already and nothing had to be done.
@@ -212,7 +127,9 @@ class ModelRepository:
         try:
             with self._staging.lock(name):
                 labels_file = self._labels_file(name, version, labels)
-                text = self._with_older_decisions(name, version, config, labels_file)
+                own = _with_labels(config, labels_file)
+                text = self._config_with(name, version, own, serve=serve)
+                beside = {**(beside or {}), _own_config(version): config_text(own).encode()}
                 same = self._is_same(name, version, staged)
                 if same and self._config_text(name) == text:
                     return False
@@ -226,7 +143,7 @@ class ModelRepository:
                     staged.rename(home / str(version))
                     sync_folder(home)
                     fault_point("version-moved")
-                for file, bytes_beside in (beside or {}).items():
+                for file, bytes_beside in beside.items():
                     (home / file).parent.mkdir(exist_ok=True)
                     write_durably(staged.with_name("beside"), bytes_beside)
                     staged.with_name("beside").replace(home / file)
@@ -255,6 +172,33 @@ class ModelRepository:
             ) from None
         return True
 
+    def serve_versions(self, name: str, versions: Sequence[int]) -> None:
+        """Make versions the ones that serve, under the highest one's own configuration.
+
+        Raises:
+            NotFoundError: If there is no such model, or one of the versions is not published.
+            PublishError: If the disk refuses; what served before is untouched.
+        """
+        if not versions:
+            raise PublishError(f"{name}: no version to serve; name one of {self.versions(name)}")
+        try:
+            with self.staging(name) as staged, self._staging.lock(name):
+                for version in versions:
+                    self.decision(name, version)
+                highest = max(versions)
+                path = self.root / name / _own_config(highest)
+                own = read_config(path) if path.is_file() else self.read_config(name)
+                del own.version_policy.specific.versions[:]
+                own.version_policy.specific.versions.extend(sorted(set(versions)))
+                text = self._config_with(name, highest, own)
+                write_durably(staged / CONFIG_FILE, text.encode())
+                (staged / CONFIG_FILE).replace(self.root / name / CONFIG_FILE)
+                sync_folder(self.root / name)
+        except OSError as error:
+            raise PublishError(
+                f"{error.filename or self.root}: {error.strerror}; {name} serves what it served"
+            ) from None
+
     def unpublish(self, name: str, version: int) -> int:
         """Take a version that does not serve out of the repository; return the bytes set free.
 
@@ -270,13 +214,12 @@ class ModelRepository:
                         f"version {version} of {name} serves; publish another version first"
                     )
                 config = self.read_config(name)
-                for key in _keys_of(config, version):
-                    del config.parameters[key]
-                text = _text_of(config)
+                forget_version(version, config)
+                text = config_text(config)
                 write_durably(staged / CONFIG_FILE, text.encode())
                 (staged / CONFIG_FILE).replace(self.root / name / CONFIG_FILE)
                 sync_folder(self.root / name)
-                labels = _labels_of(version)
+                labels = labels_file_of(version)
                 if f'"{labels}"' not in text:
                     (self.root / name / labels).unlink(missing_ok=True)
                 for path in (self.root / name).glob(f"*/{version}.*"):
@@ -321,7 +264,7 @@ class ModelRepository:
         """
         path = self.root / name / LABELS_FILE
         is_same = not path.is_file() or path.read_bytes() == labels.encode()
-        return LABELS_FILE if is_same else _labels_of(version)
+        return LABELS_FILE if is_same else labels_file_of(version)
 
     def _is_same(self, name: str, version: int, staged: Path) -> bool:
         """Return whether this very model is there; clear what a publisher that died left behind."""
@@ -338,24 +281,33 @@ class ModelRepository:
         shutil.rmtree(folder)
         return False
 
-    def _with_older_decisions(self, name: str, version: int, config: Any, labels_file: str) -> str:
-        """Return the configuration as text, with the decisions of the versions that stay."""
-        merged = type(config)()
-        merged.CopyFrom(config)
-        for output in merged.output:
-            if output.label_filename == LABELS_FILE:
-                output.label_filename = labels_file
-        for other in self._published(name):
+    def _config_with(self, name: str, version: int, own: Any, *, serve: bool = True) -> str:
+        """Return config.pbtxt with a version in it, and what it says of the versions that stay.
+
+        Args:
+            name: The model.
+            version: The version.
+            own: Its own configuration.
+            serve: Whether that is to be the model's from now on.
+        """
+        try:
+            published = self.read_config(name)
+        except NotFoundError:
+            return config_text(own)
+        if not serve and published.version_policy.specific.versions:
+            copy_version(version, source=own, target=published)
+            return config_text(published)
+        merged = type(own)()
+        merged.CopyFrom(own)
+        for other in decisions_of(published):
             if other != version and (self.root / name / str(other)).is_dir():
-                published = self.read_config(name)
-                for key in _keys_of(published, other):
-                    merged.parameters[key].CopyFrom(published.parameters[key])
-        return _text_of(merged)
+                copy_version(other, source=published, target=merged)
+        return config_text(merged)
 
     def _published(self, name: str) -> dict[int, str]:
         """Return the decisions in a model's configuration, none where it has no configuration."""
         try:
-            return self._decisions(self.read_config(name))
+            return decisions_of(self.read_config(name))
         except NotFoundError:
             return {}
 
@@ -363,41 +315,31 @@ class ModelRepository:
         path = self.root / name / CONFIG_FILE
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    @staticmethod
-    def _decisions(config: Any) -> dict[int, str]:
-        return {
-            int(key.removeprefix(_DECISION_PREFIX)): value.string_value
-            for key, value in config.parameters.items()
-            if key.startswith(_DECISION_PREFIX)
-        }
-
 
 def _one_line(label: str) -> str:
     """Return a label as one line: Triton's label file has one a line and no escapes."""
     return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _keys_of(config: Any, version: int) -> list[str]:
-    """Return the parameters that concern one version: its decision, and where it comes from."""
-    keys = (key.rpartition("/") for key in config.parameters if key.startswith("thresher."))
-    return ["".join(parts) for parts in keys if parts[2] == str(version)]
+def _own_config(version: int) -> str:
+    """Return where a version's own configuration lies, below the model's folder."""
+    return f"configs/{version}.pbtxt"
 
 
-def _labels_of(version: int) -> str:
-    """Return the file name of a version's own labels."""
-    return f"{Path(LABELS_FILE).stem}.{version}{Path(LABELS_FILE).suffix}"
+def _with_labels(config: Any, labels_file: str) -> Any:
+    """Return a configuration that names a file of labels."""
+    own = type(config)()
+    own.CopyFrom(config)
+    for output in own.output:
+        if output.label_filename == LABELS_FILE:
+            output.label_filename = labels_file
+    return own
 
 
 def _bytes_set_free(folder: Path) -> int:
     """Return how much space the files of a folder take that no other version shares."""
     files = (path.stat() for path in folder.glob("*") if path.is_file())
     return sum(status.st_size for status in files if status.st_nlink == 1)
-
-
-def _text_of(config: Any) -> str:
-    from google.protobuf import text_format
-
-    return str(text_format.MessageToString(config, as_utf8=True))
 
 
 def _digests(folder: Path) -> dict[str, str]:

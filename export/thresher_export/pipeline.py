@@ -28,6 +28,7 @@ from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, connect, resolve
 from thresher.repository import MODEL_FILE, ModelRepository
 from thresher_export.certify import certify
+from thresher_export.golden import write_golden
 from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import load_model, save_model
 from thresher_export.parity import (
@@ -112,6 +113,7 @@ def export_version(
     repository: ModelRepository | None,
     options: ExportOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    serve: bool = True,
 ) -> Exported:
     """Convert a registered version, prove that it decides as validated, and publish it.
 
@@ -120,6 +122,7 @@ def export_version(
         repository: Where to publish; None proves without publishing.
         options: How it is converted, and how Triton is to run it.
         progress: Called with a line for each step before it runs.
+        serve: False publishes it beside the version that serves, which goes on serving.
 
     Raises:
         NotFoundError: If the version does not exist or lacks what training logs.
@@ -166,13 +169,18 @@ def export_version(
             progress=lambda name: progress(f"Parity: {name}"),
         )
         report.raise_if_failed(version.uri)
-        parity = write_parity_report(report, staged, what=version.uri)
+        proof = list(write_parity_report(report, staged, what=version.uri))
+        golden = write_golden(
+            files[0], splits[SPLITS[0]], decision, batch_size=triton.max_batch_size
+        )
+        if golden is not None:
+            proof.append(golden)
         certificate = certify(
             version,
             decision,
             report,
             splits,
-            files=(*files, *parity),
+            files=(*files, *proof),
             weights_sha256=weights_sha256,
             like=known,
             precision=options.precision,
@@ -199,7 +207,9 @@ def export_version(
                 rows = splits[SPLITS[0]].inputs
                 beside = add_warmup(config, rows, version=version.version)
             is_new = repository.publish(
-                version.name, version.version, staged, config, decision, beside=beside
+                *(version.name, version.version, staged, config, decision),
+                beside=beside,
+                serve=serve,
             )
             folder = repository.model_file(version.name, version.version).parent
     try:

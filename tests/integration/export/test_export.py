@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from support.fixtures import LogVersion
 from support.weather import DECISION, LABELS, Weather
 from thresher import Decision
-from thresher.certificate import Certificate
+from thresher.certificate import Certificate, file_digest
 from thresher.cli import main
 from thresher.errors import ConversionError, NotFoundError, ParityError, PublishError
+from thresher.golden import GOLDEN_FILE, load_golden
 from thresher.registry import ModelVersion, connect, register_decision
 from thresher.repository import ModelRepository
 from thresher_export import ExportOptions, export_version, read_decision
@@ -43,6 +44,8 @@ def test_published_model_decides_as_torch_and_explains_itself(
         "weather/1/parity.json",
         "weather/1/parity.html",
         "weather/1/certificate.json",
+        "weather/1/golden.npz",
+        "weather/configs/1.pbtxt",
         *(f"weather/warmup/1.{batch_size}.0.bin" for batch_size in (1, 7, 64)),
     }
     model = onnx.load(done.folder / "model.onnx")
@@ -61,6 +64,37 @@ def test_published_model_decides_as_torch_and_explains_itself(
     np.testing.assert_array_equal(labels, probabilities >= DECISION.thresholds)
     assert (store / "models/weather/labels.txt").read_text().split() == list(LABELS)
     assert json.loads((done.folder / "parity.json").read_text())["ok"]
+
+
+def test_golden_rows_are_what_the_published_file_answers(
+    log_version: LogVersion, store: Path
+) -> None:
+    version = log_version()
+    done = export_version("models:/weather/1", repository=ModelRepository(store / "models"))
+    assert done.folder is not None
+    golden = load_golden(done.folder)
+    assert golden is not None
+    session = ort.InferenceSession(done.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], dict(golden.inputs))[0]
+    np.testing.assert_allclose(golden.logits_NL, logits, rtol=1e-6, atol=1e-6)
+    assert done.certificate.files[GOLDEN_FILE] == file_digest(done.folder / GOLDEN_FILE)
+    # the rows whose decisions are the first to flip are among them
+    rows = version.evaluation("validation")
+    margin = np.abs(DECISION.probabilities(rows.logits_NL) - DECISION.thresholds).min(axis=1)
+    nearest = rows.inputs["features"][np.argsort(margin)[:20]]
+    assert {tuple(row) for row in nearest} <= {tuple(row) for row in golden.inputs["features"]}
+
+
+def test_version_can_be_exported_beside_the_one_that_serves(
+    log_version: LogVersion, store: Path
+) -> None:
+    log_version()
+    log_version()
+    repository = ModelRepository(store / "models")
+    export_version("models:/weather/1", repository=repository)
+    export_version("models:/weather/2", repository=repository, serve=False)
+    assert repository.served_versions("weather") == [1]
+    repository.check_proven("weather", 2)
 
 
 def test_configuration_is_complete_and_carries_the_decision(

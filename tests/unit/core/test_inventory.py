@@ -94,7 +94,13 @@ def test_gc_says_what_it_would_remove_and_removes_it_when_told(root: Path) -> No
     ]
     assert told["bytes_freed"] == sum(entry["num_bytes"] for entry in told["leftovers"])
     assert versions("m") == [3, 4, 5], "the newest two stay, and the one that serves"
-    assert sorted(path.name for path in (root / "m").iterdir() if path.is_dir()) == ["3", "4", "5"]
+    folders = {path.name for path in (root / "m").iterdir() if path.is_dir()}
+    assert folders == {"3", "4", "5", "configs"}
+    assert {path.name for path in (root / "m" / "configs").iterdir()} == {
+        "3.pbtxt",
+        "4.pbtxt",
+        "5.pbtxt",
+    }
     assert run(root, "verify").exit_code == 0
     assert "Nothing to remove" in run(root, "gc", "--keep", "2").stdout
 

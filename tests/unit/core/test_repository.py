@@ -24,11 +24,21 @@ def config(version: int, decision: Decision = DECISION) -> pb.ModelConfig:
     return message
 
 
-def publish(root: Path, version: int = 1, content: bytes = b"onnx", name: str = "m") -> bool:
+def publish(
+    root: Path,
+    version: int = 1,
+    content: bytes = b"onnx",
+    name: str = "m",
+    *,
+    serve: bool = True,
+    max_batch_size: int = 8,
+) -> bool:
     repository = ModelRepository(root)
+    message = config(version)
+    message.max_batch_size = max_batch_size
     with repository.staging(name) as staged:
         (staged / "model.onnx").write_bytes(content)
-        return repository.publish(name, version, staged, config(version), DECISION)
+        return repository.publish(name, version, staged, message, DECISION, serve=serve)
 
 
 def listing(root: Path) -> list[str]:
@@ -37,7 +47,12 @@ def listing(root: Path) -> list[str]:
 
 def test_published_version_lies_as_triton_expects(tmp_path: Path) -> None:
     assert publish(tmp_path / "r")
-    assert listing(tmp_path / "r") == ["m/1/model.onnx", "m/config.pbtxt", "m/labels.txt"]
+    assert listing(tmp_path / "r") == [
+        "m/1/model.onnx",
+        "m/config.pbtxt",
+        "m/configs/1.pbtxt",
+        "m/labels.txt",
+    ]
     assert (tmp_path / "r/m/labels.txt").read_text() == "a\nnew\\nline\n"
     assert ModelRepository(tmp_path / "r").decision("m", 1) == DECISION
 
@@ -63,6 +78,32 @@ def test_newest_publication_serves_and_an_old_one_can_be_brought_back(tmp_path: 
     assert (repository.serving_version("m"), repository.versions("m")) == (2, [1, 2])
     publish(tmp_path / "r", 1)
     assert (repository.serving_version("m"), repository.versions("m")) == (1, [1, 2])
+
+
+def test_version_can_be_published_beside_the_one_that_serves(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path / "r")
+    publish(tmp_path / "r", 1, serve=False)
+    assert repository.served_versions("m") == [1]  # there is no other
+    publish(tmp_path / "r", 2, serve=False, max_batch_size=4)
+    assert repository.served_versions("m") == [1]
+    assert repository.read_config("m").max_batch_size == 8
+    assert repository.versions("m") == [1, 2]
+    assert not publish(tmp_path / "r", 2, serve=False, max_batch_size=4)
+
+
+def test_what_serves_is_changed_with_its_own_configuration(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path / "r")
+    publish(tmp_path / "r", 1)
+    publish(tmp_path / "r", 2, serve=False, max_batch_size=4)
+    for versions, size in (([2], 4), ([1], 8), ([1, 2], 4), ([1], 8)):
+        repository.serve_versions("m", versions)
+        assert repository.served_versions("m") == versions
+        assert repository.read_config("m").max_batch_size == size
+        assert repository.versions("m") == [1, 2]
+        assert repository.decision("m", 2) == DECISION
+    with pytest.raises(NotFoundError, match="no version 3; published: .1, 2."):
+        repository.serve_versions("m", [3])
+    assert repository.served_versions("m") == [1]
 
 
 def test_version_that_a_dead_publisher_left_is_replaced(tmp_path: Path) -> None:
@@ -167,7 +208,12 @@ def test_other_labels_never_replace_those_of_the_version_that_serves(tmp_path: P
     assert repository.read_config("m").output[0].label_filename == "labels.2.txt"
     publish(tmp_path / "r", 1)
     repository.unpublish("m", 2)
-    assert listing(tmp_path / "r") == ["m/1/model.onnx", "m/config.pbtxt", "m/labels.txt"]
+    assert listing(tmp_path / "r") == [
+        "m/1/model.onnx",
+        "m/config.pbtxt",
+        "m/configs/1.pbtxt",
+        "m/labels.txt",
+    ]
 
 
 @pytest.mark.parametrize("served", [[1], [1, 2]])

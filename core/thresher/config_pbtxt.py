@@ -1,0 +1,91 @@
+"""What a model's config.pbtxt says of its versions: which serve, what each decides.
+
+One config.pbtxt serves all versions of a model. What concerns one of them stands in parameters
+whose keys end in its number, such as ``thresher.decision/3``.
+
+Source: Triton's model configuration document, release 24.10.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from thresher.errors import PublishError
+
+__all__ = [
+    "CONFIG_FILE",
+    "LABELS_FILE",
+    "config_text",
+    "copy_version",
+    "decision_key",
+    "decisions_of",
+    "forget_version",
+    "labels_file_of",
+    "read_config",
+]
+
+CONFIG_FILE = "config.pbtxt"
+LABELS_FILE = "labels.txt"
+
+_DECISION_PREFIX = "thresher.decision/"
+
+
+def decision_key(version: int) -> str:
+    """Return the config parameter that holds a version's decision as JSON."""
+    return f"{_DECISION_PREFIX}{version}"
+
+
+def read_config(path: Path) -> Any:
+    """Return the `ModelConfig` message in a file.
+
+    Raises:
+        PublishError: If it cannot be read.
+        FileNotFoundError: If there is no such file.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise PublishError(f"{path}: not a Triton configuration: {error}") from None
+
+
+def config_text(config: Any) -> str:
+    """Return a `ModelConfig` message as the text of a file."""
+    from google.protobuf import text_format
+
+    return str(text_format.MessageToString(config, as_utf8=True))
+
+
+def decisions_of(config: Any) -> dict[int, str]:
+    """Return the decisions that a configuration holds, as JSON by version."""
+    return {
+        int(key.removeprefix(_DECISION_PREFIX)): value.string_value
+        for key, value in config.parameters.items()
+        if key.startswith(_DECISION_PREFIX)
+    }
+
+
+def copy_version(version: int, *, source: Any, target: Any) -> None:
+    """Copy what one configuration says of a version into another."""
+    for key in _keys_of(source, version):
+        target.parameters[key].CopyFrom(source.parameters[key])
+
+
+def forget_version(version: int, config: Any) -> None:
+    """Remove what a configuration says of a version."""
+    for key in _keys_of(config, version):
+        del config.parameters[key]
+
+
+def labels_file_of(version: int) -> str:
+    """Return the file name of a version's own labels."""
+    return f"{Path(LABELS_FILE).stem}.{version}{Path(LABELS_FILE).suffix}"
+
+
+def _keys_of(config: Any, version: int) -> list[str]:
+    """Return the parameters that concern one version: its decision, and where it comes from."""
+    keys = (key.rpartition("/") for key in config.parameters if key.startswith("thresher."))
+    return ["".join(parts) for parts in keys if parts[2] == str(version)]

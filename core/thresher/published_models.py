@@ -1,0 +1,109 @@
+"""What a model repository holds: models, versions, what each decides, which serves.
+
+Reading needs no right to write; `thresher.repository` changes it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from thresher.certificate import Certificate
+from thresher.config_pbtxt import CONFIG_FILE, decision_key, decisions_of, read_config
+from thresher.decision import Decision
+from thresher.errors import NotFoundError, unknown_name
+
+__all__ = ["MODEL_FILE", "NAME", "PublishedModels"]
+
+MODEL_FILE = "model.onnx"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+"""What can name a model in Triton and a folder anywhere."""
+
+
+class PublishedModels:
+    """A folder that Triton serves.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def names(self) -> list[str]:
+        """Return the models that have a configuration, sorted."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
+
+    def versions(self, name: str) -> list[int]:
+        """Return the versions of a model that are published, ascending.
+
+        Raises:
+            NotFoundError: If there is no such model; says which there are.
+        """
+        return sorted(decisions_of(self.read_config(name)))
+
+    def serving_version(self, name: str) -> int:
+        """Return the version that the configuration serves (the highest, if several).
+
+        Raises:
+            NotFoundError: If there is no such model, or its configuration names no version.
+        """
+        served = self.served_versions(name)
+        if not served:
+            raise NotFoundError(
+                f"{self.root / name / CONFIG_FILE}: its version_policy names no version, so "
+                f"Thresher did not publish it; name one: {name}/VERSION"
+            )
+        return max(served)
+
+    def served_versions(self, name: str) -> list[int]:
+        """Return the versions that the configuration's policy names, ascending; none if it is open.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        return sorted(int(v) for v in self.read_config(name).version_policy.specific.versions)
+
+    def decision(self, name: str, version: int) -> Decision:
+        """Return the decision that a published version serves.
+
+        Raises:
+            NotFoundError: If the model or version does not exist; says which do.
+        """
+        decisions = decisions_of(self.read_config(name))
+        if version not in decisions:
+            raise NotFoundError(
+                f'{self.root}: "{name}" has no version {version}; published: {sorted(decisions)}'
+            )
+        return Decision.from_json(decisions[version], where=f"{name}/{CONFIG_FILE}")
+
+    def check_proven(self, name: str, version: int) -> None:
+        """Raise ParityError unless a version's certificate is there and fits its bytes.
+
+        A version that carries no decision, because something else published it, has none to prove.
+
+        Raises:
+            NotFoundError: If there is no such model.
+            ParityError: If there is no certificate, or a file or the decision is another one.
+        """
+        if decision_key(version) in self.read_config(name).parameters:
+            folder = self.model_file(name, version).parent
+            Certificate.load(folder).check(folder, self.decision(name, version))
+
+    def model_file(self, name: str, version: int) -> Path:
+        """Return the path of a version's ONNX model."""
+        return self.root / name / str(version) / MODEL_FILE
+
+    def read_config(self, name: str) -> Any:
+        """Return a model's `ModelConfig` message.
+
+        Raises:
+            NotFoundError: If there is no such model; says which there are.
+            PublishError: If its config.pbtxt cannot be read.
+        """
+        path = self.root / name / CONFIG_FILE
+        if not NAME.fullmatch(name) or not path.is_file():
+            raise NotFoundError(f"{self.root}: {unknown_name('model', name, self.names())}")
+        return read_config(path)
