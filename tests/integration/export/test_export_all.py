@@ -359,33 +359,6 @@ def test_ray_that_is_not_installed_is_named(folder: Path) -> None:
         assert "pip install 'thresher[ray]'" in done.output
 
 
-def test_two_ray_workers_export_what_local_ones_do(folder: Path, tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    ray.init(num_cpus=2, include_dashboard=False)
-    try:
-        done = CliRunner().invoke(
-            main,
-            [
-                *("export", "--all", "--filter", "tags.job = 'poisoned'"),
-                *(
-                    "--time-limit",
-                    "30",
-                    "--engine",
-                    "ray",
-                    "--jobs",
-                    "2",
-                    "--repository",
-                    str(tmp_path / "models"),
-                ),
-                *("--report", str(tmp_path / "job.json")),
-            ],
-        )
-    finally:
-        ray.shutdown()
-    assert done.exit_code == 1, done.output
-    assert ModelRepository(tmp_path / "models").names() == GOOD
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -412,5 +385,5 @@ def test_new_thresholds_alone_are_exported_again(folder: Path, tmp_path: Path) -
     assert is_published(version, repository, ExportOptions())
     from dataclasses import replace
 
-    assert not is_published(replace(version, tags=tagged), repository, precision="fp32")
-    assert is_published(replace(version, tags={}), repository, precision="fp32"), "it is fetched"
+    assert not is_published(replace(version, tags=tagged), repository, ExportOptions())
+    assert is_published(replace(version, tags={}), repository, ExportOptions()), "it is fetched"
