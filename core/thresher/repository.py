@@ -199,6 +199,34 @@ class ModelRepository(PublishedModels):
                 f"{error.filename or self.root}: {error.strerror}; {name} serves what it served"
             ) from None
 
+    def configure(self, name: str, version: int, own: Any) -> None:
+        """Give a version another configuration of its own: how Triton runs it, not what it decides.
+
+        Args:
+            name: The model.
+            version: Its version.
+            own: The `ModelConfig` message.
+
+        Raises:
+            NotFoundError: If there is no such model or version.
+            PublishError: If the disk refuses.
+        """
+        self.decision(name, version)
+        try:
+            with self.staging(name) as staged, self._staging.lock(name):
+                files = {_own_config(version): config_text(own)}
+                if version in self.served_versions(name):
+                    files[CONFIG_FILE] = self._config_with(name, version, own)
+                for file, text in files.items():
+                    write_durably(staged / CONFIG_FILE, text.encode())
+                    (self.root / name / file).parent.mkdir(exist_ok=True)
+                    (staged / CONFIG_FILE).replace(self.root / name / file)
+                    sync_folder((self.root / name / file).parent)
+        except OSError as error:
+            raise PublishError(
+                f"{error.filename or self.root}: {error.strerror}; {name} is as it was"
+            ) from None
+
     def unpublish(self, name: str, version: int) -> int:
         """Take a version that does not serve out of the repository; return the bytes set free.
 

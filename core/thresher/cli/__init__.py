@@ -15,6 +15,7 @@ from thresher.cli.repository import repository
 from thresher.cli.serve import predict, runtime, serve, stop
 from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
+from thresher.cli.tune_serving import tune_serving
 from thresher.errors import MissingExtraError, ThresherError
 
 __all__ = ["main"]
@@ -35,6 +36,7 @@ _EXTRAS = {
     "predict": "serve",
     "stop": "serve",
     "runtime": "serve",
+    "tune-serving": "serve",
 }
 
 
@@ -94,6 +96,7 @@ for _command in (
     verify,
     head,
     repository,
+    tune_serving,
     stop,
     ui,
     runtime,
