@@ -14,11 +14,14 @@ setup:
 demo: setup
 	@$(bin)/python scripts/demo.py
 
+# side by side, a file at a time; each process computes on one thread
+pytest = OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	$(bin)/python -m pytest
+	$(pytest)
 
 test-all: setup
-	$(bin)/python -m pytest -m "slow or not slow"
+	$(pytest) -m "slow or not slow"
 
 lint: setup
 	$(bin)/ruff check .
