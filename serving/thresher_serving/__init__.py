@@ -9,14 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thresher_serving.async_client import AsyncClient as AsyncClient
     from thresher_serving.client import Client as Client
     from thresher_serving.client import ModelMetadata as ModelMetadata
     from thresher_serving.client import NamedLabel as NamedLabel
     from thresher_serving.client import Prediction as Prediction
     from thresher_serving.client import TensorMetadata as TensorMetadata
+    from thresher_serving.connection import Connection as Connection
+    from thresher_serving.connection import Tls as Tls
     from thresher_serving.control import ModelState as ModelState
     from thresher_serving.pictures import load_example as load_example
     from thresher_serving.pictures import true_labels as true_labels
+    from thresher_serving.retries import Retries as Retries
     from thresher_serving.runtime import Runtime as Runtime
     from thresher_serving.runtime import find_runtime as find_runtime
     from thresher_serving.runtime import install_runtime as install_runtime
@@ -28,14 +32,18 @@ if TYPE_CHECKING:
     from thresher_serving.server import stop_server as stop_server
 
 _MODULES = {
+    "AsyncClient": "async_client",
     "Client": "client",
+    "Connection": "connection",
     "ModelMetadata": "client",
     "ModelState": "control",
     "NamedLabel": "client",
     "Prediction": "client",
+    "Retries": "retries",
     "RunningServer": "server",
     "Runtime": "runtime",
     "TensorMetadata": "client",
+    "Tls": "connection",
     "find_runtime": "runtime",
     "install_runtime": "runtime",
     "load_example": "pictures",

@@ -7,82 +7,47 @@ be out of step with the version that answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
-from thresher.decision import FloatArray
-from thresher.errors import DataError, NotFoundError, ServerError
-from thresher_serving import control
-from thresher_serving.metadata import ModelMetadata, TensorMetadata, checked_inputs, metadata_of
+from thresher_serving.connecting import Where, opened
+from thresher_serving.connection import Tls
+from thresher_serving.metadata import ModelMetadata, TensorMetadata
+from thresher_serving.pace import BlockingPace, run
+from thresher_serving.prediction import NamedLabel, Prediction
+from thresher_serving.retries import Deadline, Retries
+from thresher_serving.session import Inputs
 
 __all__ = ["Client", "ModelMetadata", "NamedLabel", "Prediction", "TensorMetadata"]
 
 Array = npt.NDArray[Any]
 
 
-class NamedLabel(NamedTuple):
-    """One label of one row; the threshold is None where the model tells none."""
-
-    name: str
-    probability: float
-    threshold: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prediction:
-    """What one version of a model says about N rows and L labels."""
-
-    probabilities: FloatArray
-    """float32 [N, L]."""
-
-    labels: npt.NDArray[np.bool_]
-    """bool [N, L]: the server's own yes or no."""
-
-    label_names: tuple[str, ...]
-    """L names; "label_0" and so on where the model's configuration names none."""
-
-    thresholds: FloatArray | None
-    """float32 [L]; None where the model's configuration holds none."""
-
-    model_name: str
-    """The model that answered."""
-
-    model_version: int
-    """The version that answered, the same one for each row."""
-
-    logits: FloatArray | None = None
-    """float32 [N, L] if they were asked for."""
-
-    def __len__(self) -> int:
-        return len(self.probabilities)
-
-    def named(self, row: int, *, every: bool = False) -> list[NamedLabel]:
-        """Return the labels that a row has, with their probabilities and thresholds.
-
-        Args:
-            row: Which row.
-            every: Whether to return all L labels, those that the row does not have too.
-        """
-        limits = [None] * len(self.label_names) if self.thresholds is None else self.thresholds
-        columns = zip(
-            self.label_names, self.probabilities[row], limits, self.labels[row], strict=True
-        )
-        return [
-            NamedLabel(name, float(p), None if limit is None else float(limit))
-            for name, p, limit, label in columns
-            if label or every
-        ]
-
-
 class Client:
-    """Predictions from a Triton server over gRPC; to be closed, or used in a ``with`` block.
+    """Predictions from Triton servers; to be closed, or used in a ``with`` block.
+
+    It opens one connection to a server, uses it for all calls, and may be shared between threads.
 
     Args:
-        url: Host and port of the server's gRPC endpoint.
+        url: HOST:PORT of the server's gRPC endpoint, or ``http://HOST:PORT`` for HTTP with binary
+            tensors; or several of them, which serve the same models: one is asked until it fails,
+            then the next.
+        headers: Sent with every call, such as a hardened server's keys.
+        tls: Certificates; plain connections where left out.
+        retries: When a call that failed for a passing reason is made again.
+        in_flight: The most requests that one call of `predict` has under way at a time.
+        shared_memory: Whether inputs go through system shared memory, for a server on this host
+            that is asked over gRPC; where it refuses, they go in messages. By default, inputs of
+            1 MiB and more do where the address is a loopback one.
+        tokenizer: The model's ``tokenizer.json``: `predict` then takes texts.
+        max_length: The tokens that are kept of a text, as in the recipe that trained the model.
+
+    Raises:
+        ConfigError: If an address, a header or another option is wrong.
+        NotFoundError: If there is no such tokenizer.
 
     Example:
         with Client("127.0.0.1:8001") as client:
@@ -90,10 +55,28 @@ class Client:
             print(prediction.named(0), prediction.model_version)
     """
 
-    def __init__(self, url: str = "127.0.0.1:8001") -> None:
-        self.url = url
-        self._client = control.connect(url)
-        self._known: dict[tuple[str, int | None], ModelMetadata] = {}
+    def __init__(
+        self,
+        url: Where | Sequence[Where] = "127.0.0.1:8001",
+        *,
+        headers: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
+        retries: Retries = Retries(),  # noqa: B008 - immutable
+        in_flight: int = 4,
+        shared_memory: bool | None = None,
+        tokenizer: str | Path | None = None,
+        max_length: int = 128,
+    ) -> None:
+        self._session = opened(
+            url,
+            pace=BlockingPace(in_flight),
+            headers=headers,
+            tls=tls,
+            retries=retries,
+            shared_memory=shared_memory,
+            tokenizer=tokenizer,
+            max_length=max_length,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +89,14 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def url(self) -> str:
+        """The server that is asked now."""
+        return self._session.servers.current.url
+
     def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        """Close the connections."""
+        run(self._session.close())
 
     def wait_ready(
         self, model: str = "", *, version: int | None = None, timeout_s: float = 30
@@ -118,7 +106,7 @@ class Client:
         Raises:
             ServerError: If it is not ready in time.
         """
-        control.wait_ready(self.url, model, version=version, timeout_s=timeout_s)
+        run(self._session.wait_ready(model, version, timeout_s))
 
     def metadata(
         self, model: str, version: int | None = None, *, timeout_s: float = 10
@@ -128,26 +116,18 @@ class Client:
         Args:
             model: The model's name.
             version: Which version; the one that answers unversioned requests where left out.
-            timeout_s: How long the server may take to answer.
+            timeout_s: How long it may take, retries included.
 
         Raises:
             NotFoundError: If there is no such model or version; it lists what is served.
             ServerError: If no server answers.
         """
-        number = "" if version is None else str(version)
-        with control.translated(self.url, self._client, model=model, version=number):
-            described = self._client.get_model_metadata(model, client_timeout=timeout_s)
-            # the configuration is asked for by version: a new one may come between the two calls
-            chosen = number or str(max(map(int, described.versions)))
-            config = self._client.get_model_config(model, chosen, client_timeout=timeout_s).config
-        found = metadata_of(described, config, int(chosen))
-        self._known[model, version] = self._known[model, found.version] = found
-        return found
+        return run(self._session.metadata(model, version, Deadline(timeout_s)))
 
     def predict(
         self,
         model: str,
-        inputs: Mapping[str, Array] | Array,
+        inputs: Inputs,
         *,
         version: int | None = None,
         outputs: Sequence[str] = ("probabilities", "labels"),
@@ -156,126 +136,69 @@ class Client:
     ) -> Prediction:
         """Return probabilities and labels for N rows, in their order, from one version.
 
-        More rows than the model takes at once are sent in parts. Where no version is named and
-        another one goes into service between two parts, all come from the first one's; if that one
-        is gone, everything is asked anew.
+        More rows than the model takes at once are sent in parts, several of them at a time. Where
+        no version is named, the first answer settles the version for the other parts; if that one
+        goes away in between, everything is asked anew.
 
         Args:
             model: The model's name.
-            inputs: Arrays [N, ...] by name, or the array of a model's only input.
+            inputs: Arrays [N, ...] by name, or the array of a model's only input; or N texts, if
+                the client has a tokenizer.
             version: Which version; the one that Triton chooses (the highest) where left out.
             outputs: What to ask for: "probabilities", and if wanted "labels" and "logits". Labels
                 that are not asked for are computed from probabilities and thresholds, which gives
                 the server's own, bit for bit.
-            timeout_s: How long the server may take for each part.
+            timeout_s: How long the call may take, parts and retries included.
             allow_nonfinite: Whether NaN and infinities may be sent.
 
         Raises:
             DataError: If the inputs are not what the model takes; nothing was sent.
             NotFoundError: If there is no such model, version or output.
-            ServerError: If no server answers, or it cannot.
+            ServerError: If no server answers in time, or it cannot.
         """
-        known = self._known.get((model, version))
-        described = known or self.metadata(model, version)
-        try:
-            arrays = checked_inputs(described, inputs, allow_nonfinite=allow_nonfinite)
-        except DataError:
-            if known is None:
-                raise
-            described = self.metadata(model, version)  # a newer one may take other inputs
-            arrays = checked_inputs(described, inputs, allow_nonfinite=allow_nonfinite)
-        asked = _checked_outputs(described, outputs)
-        if described.max_batch_size and not len(next(iter(arrays.values()))):
-            return _empty(described, asked)
-        try:
-            parts, answered = self._infer(described, version, arrays, asked, timeout_s)
-        except NotFoundError:
-            if version is not None:
-                raise
-            described = self.metadata(model)
-            parts, answered = self._infer(described, version, arrays, asked, timeout_s)
-        by = self._known.get((model, answered)) or self.metadata(model, answered)
-        if version is None:
-            self._known[model, None] = by
-        joined = {
-            name: parts[0][name] if len(parts) == 1 else np.concatenate([p[name] for p in parts])
-            for name in asked
-        }
-        return _prediction(by, joined)
+        return run(
+            self._session.predict(
+                model,
+                inputs,
+                version=version,
+                outputs=outputs,
+                deadline=Deadline(timeout_s),
+                allow_nonfinite=allow_nonfinite,
+            )
+        )
 
-    def _infer(
+    def infer(
         self,
-        described: ModelMetadata,
-        version: int | None,
-        arrays: dict[str, Array],
-        outputs: Sequence[str],
-        timeout_s: float,
-    ) -> tuple[list[dict[str, Array]], int]:
-        """Send the rows in parts; the first answer settles the version for the rest."""
-        from tritonclient.grpc import InferInput, InferRequestedOutput
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None = None,
+        outputs: Sequence[str] = (),
+        timeout_s: float = 30,
+        allow_nonfinite: bool = False,
+    ) -> dict[str, Array]:
+        """Return a model's outputs by name, as they are: for models that Thresher did not export.
 
-        size = described.max_batch_size
-        rows = len(next(iter(arrays.values()))) if size else 1
-        asked = [InferRequestedOutput(name) for name in outputs]
-        parts: list[dict[str, Array]] = []
-        pinned = "" if version is None else str(version)
-        for start in range(0, rows, size or 1):
-            feeds = []
-            for name, array in arrays.items():
-                part = array[start : start + size] if size else array
-                feed = InferInput(name, list(part.shape), described.inputs[name].datatype)
-                feeds.append(feed.set_data_from_numpy(np.ascontiguousarray(part)))
-            with control.translated(self.url, self._client, model=described.name, version=pinned):
-                result = self._client.infer(
-                    described.name,
-                    feeds,
-                    model_version=pinned,
-                    outputs=asked,
-                    client_timeout=timeout_s,
-                )
-            pinned = result.get_response().model_version
-            parts.append({name: result.as_numpy(name) for name in outputs})
-        return parts, int(pinned)
+        Args:
+            model: The model's name.
+            inputs: As in `predict`, like all that follow.
+            version: See `predict`.
+            outputs: What to ask for; all of the model's where left out.
+            timeout_s: See `predict`.
+            allow_nonfinite: See `predict`.
 
-
-def _checked_outputs(model: ModelMetadata, outputs: Sequence[str]) -> list[str]:
-    for name in outputs:
-        model.output(name)
-    if "probabilities" not in outputs:
-        raise DataError(f'outputs are {list(outputs)}, expected "probabilities" among them')
-    if "labels" not in outputs and model.decision is None:
-        raise DataError(
-            f"model {model.name} tells no thresholds, so labels cannot be computed here; "
-            'ask for the output "labels" too'
+        Raises:
+            DataError: If the inputs are not what the model takes; nothing was sent.
+            NotFoundError: If there is no such model, version or output.
+            ServerError: If no server answers in time, or it cannot.
+        """
+        return run(
+            self._session.infer(
+                model,
+                inputs,
+                version=version,
+                outputs=outputs,
+                deadline=Deadline(timeout_s),
+                allow_nonfinite=allow_nonfinite,
+            )
         )
-    return list(dict.fromkeys(outputs))
-
-
-def _empty(model: ModelMetadata, outputs: Sequence[str]) -> Prediction:
-    size = model.decision.num_labels if model.decision else model.output("probabilities").shape[-1]
-    shape = (0, max(size, 0))
-    return _prediction(model, {n: np.empty(shape, model.output(n).dtype) for n in outputs})
-
-
-def _prediction(model: ModelMetadata, arrays: dict[str, Array]) -> Prediction:
-    probabilities = arrays["probabilities"]
-    decision = model.decision
-    if decision is not None and probabilities.shape[-1] != decision.num_labels:
-        raise ServerError(
-            f"model {model.name} version {model.version}: {probabilities.shape[-1]} probabilities "
-            f"for the {decision.num_labels} labels of its configuration. Export it anew"
-        )
-    names = tuple(f"label_{at}" for at in range(probabilities.shape[-1]))
-    labels = arrays.get("labels")
-    if labels is None:
-        assert decision is not None
-        labels = decision.decide(probabilities)
-    return Prediction(
-        probabilities=probabilities,
-        labels=labels,
-        label_names=names if decision is None else decision.labels,
-        thresholds=None if decision is None else decision.thresholds,
-        model_name=model.name,
-        model_version=model.version,
-        logits=arrays.get("logits"),
-    )

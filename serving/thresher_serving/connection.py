@@ -1,0 +1,206 @@
+"""Where a Triton server is and how it is reached: address, TLS, header keys, keepalive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thresher.errors import ConfigError, NotFoundError, ServerError
+
+__all__ = ["Connection", "Tls", "as_connection"]
+
+_SCHEMES = ("grpc", "grpcs", "http", "https")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_HEADER_VALUE = re.compile(r"[ -~]*")
+
+_KEEPALIVE_MS = 300_000
+"""Triton takes pings closer than this as an attack, and hangs up."""
+
+_KEEPALIVE_TIMEOUT_MS = 10_000
+"""How long a peer may leave sent bytes unacknowledged before the connection counts as dead."""
+
+_MAX_RECONNECT_MS = 2_000
+"""gRPC's own pause between attempts grows to two minutes: a server that is back would be missed."""
+
+_MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """The certificates of an encrypted connection; PEM files.
+
+    Raises:
+        ConfigError: If there is a certificate without its key, or a key without its certificate.
+    """
+
+    ca: Path | None = None
+    """The authorities that may vouch for the server; the usual public ones where left out."""
+
+    certificate: Path | None = None
+    """This client's own certificate, for a server that wants to know who asks (mutual TLS)."""
+
+    key: Path | None = None
+    """The private key of that certificate."""
+
+    server_name: str | None = None
+    """The name that the server's certificate bears, where the address is another one (gRPC)."""
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            given, missing = ("certificate", "key") if self.certificate else ("key", "certificate")
+            raise ConfigError(f"tls: got a {given} and no {missing}; expected both or neither")
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of one of the three files; None where it is left out.
+
+        Raises:
+            NotFoundError: If the file cannot be read.
+        """
+        path: Path | None = getattr(self, name)
+        if path is None:
+            return None
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise NotFoundError(f"tls: {name} {path} cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How one Triton server is reached.
+
+    Raises:
+        ConfigError: If the address or a header is none.
+    """
+
+    url: str = "127.0.0.1:8001"
+    """Host and port of the gRPC endpoint; or with a scheme: grpc, grpcs, http or https."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every call, such as the keys of a hardened server. They are kept out of repr."""
+
+    tls: Tls | None = None
+    """Certificates; None is a plain connection, unless the scheme is grpcs or https."""
+
+    def __post_init__(self) -> None:
+        if self.scheme not in _SCHEMES or not self.address:
+            raise ConfigError(
+                f'"{self.url}" is no address of a Triton server; expected HOST:PORT for gRPC, or '
+                "http://HOST:PORT"
+            )
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                raise ConfigError(
+                    f'header "{name}": expected a name of letters, digits and -_. and a value of '
+                    "printable ASCII"
+                )
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the address, "grpc" where it has none."""
+        return self.url.partition("://")[0] if "://" in self.url else "grpc"
+
+    @property
+    def address(self) -> str:
+        """The address without its scheme, as gRPC takes it."""
+        return self.url.rpartition("://")[2].rstrip("/")
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it goes over HTTP; over gRPC otherwise."""
+        return self.scheme.startswith("http")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is one of this host's own, so that the server may well run here."""
+        host = self.address.rpartition(":")[0].strip("[]")
+        return host in {"localhost", "::1"} or host.startswith("127.")
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it uses TLS."""
+        return self.tls is not None or self.scheme in {"grpcs", "https"}
+
+    def open(self) -> Any:
+        """Return a `tritonclient.grpc.InferenceServerClient`; it connects with its first call.
+
+        Raises:
+            ServerError: If the address is one of HTTP.
+            NotFoundError: If a certificate cannot be read.
+        """
+        from tritonclient.grpc import InferenceServerClient
+
+        return self._opened(InferenceServerClient)
+
+    def open_async(self) -> Any:
+        """Return a `tritonclient.grpc.aio.InferenceServerClient`.
+
+        Raises:
+            ServerError: If the address is one of HTTP.
+            NotFoundError: If a certificate cannot be read.
+        """
+        from tritonclient.grpc.aio import InferenceServerClient
+
+        return self._opened(InferenceServerClient)
+
+    def _opened(self, kind: Any) -> Any:
+        if self.is_http:
+            raise ServerError(
+                f"{self.url} is an address of HTTP, and this goes over gRPC; give its HOST:PORT, "
+                "8001 by default"
+            )
+        arguments: list[tuple[str, Any]] = list(_channel_arguments())
+        if self.tls is not None and self.tls.server_name is not None:
+            arguments.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        client = kind(self.address, channel_args=arguments, **self._tls_options())
+        if self.headers:
+            client.register_plugin(_Headers(self.headers))
+        return client
+
+    def _tls_options(self) -> dict[str, Any]:
+        if not self.is_encrypted:
+            return {}
+        tls = self.tls or Tls()
+        files = {
+            "root_certificates": "ca",
+            "private_key": "key",
+            "certificate_chain": "certificate",
+        }
+        given = {option: name for option, name in files.items() if tls.read(name) is not None}
+        return {"ssl": True, **{option: str(getattr(tls, name)) for option, name in given.items()}}
+
+
+def as_connection(where: str | Connection) -> Connection:
+    """Return how a server is reached, given that or its address.
+
+    Raises:
+        ConfigError: If the text is no address.
+    """
+    return where if isinstance(where, Connection) else Connection(url=where)
+
+
+def _channel_arguments() -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
+    ]
+
+
+class _Headers:
+    """A tritonclient plugin that adds headers to each call; gRPC wants their names in lower case.
+
+    tritonclient calls what it is given, so no base class is imported with this module.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = {name.lower(): value for name, value in headers.items()}
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(self._headers)

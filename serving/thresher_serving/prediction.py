@@ -1,0 +1,174 @@
+"""What a version says about rows: probabilities, labels by name, and the forms to read them in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher.decision import FloatArray
+from thresher.errors import DataError, MissingExtraError, ServerError
+from thresher_serving.metadata import ModelMetadata
+
+__all__ = ["NamedLabel", "Prediction", "prediction_of"]
+
+Array = npt.NDArray[Any]
+
+
+class NamedLabel(NamedTuple):
+    """One label of one row; the threshold is None where the model tells none."""
+
+    name: str
+    probability: float
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """What one version of a model says about N rows and L labels."""
+
+    probabilities: FloatArray
+    """float32 [N, L]."""
+
+    labels: npt.NDArray[np.bool_]
+    """bool [N, L]: the server's own yes or no."""
+
+    label_names: tuple[str, ...]
+    """L names; "label_0" and so on where the model's configuration names none."""
+
+    thresholds: FloatArray | None
+    """float32 [L]; None where the model's configuration holds none."""
+
+    model_name: str
+    """The model that answered."""
+
+    model_version: int
+    """The version that answered, the same one for each row."""
+
+    logits: FloatArray | None = None
+    """float32 [N, L] if they were asked for."""
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def named(self, row: int, *, every: bool = False) -> list[NamedLabel]:
+        """Return the labels that a row has, with their probabilities and thresholds.
+
+        Args:
+            row: Which row.
+            every: Whether to return all L labels, those that the row does not have too.
+        """
+        columns = range(len(self.label_names)) if every else np.flatnonzero(self.labels[row])
+        return [self._named(row, int(at)) for at in columns]
+
+    def top(self, k: int) -> list[list[NamedLabel]]:
+        """Return each row's k most probable labels, whether they reach their thresholds or not.
+
+        Args:
+            k: How many; all L where there are fewer. NaN comes last, equals in the labels' order.
+
+        Raises:
+            DataError: If k is below 1.
+        """
+        if k < 1:
+            raise DataError(f"k is {k}, expected at least 1")
+        order_NK = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return [[self._named(row, int(at)) for at in order] for row, order in enumerate(order_NK)]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return a dictionary for each row: its "labels", and "probabilities" by label name."""
+        return [
+            {
+                "labels": [self.label_names[at] for at in np.flatnonzero(labels_L)],
+                "probabilities": dict(zip(self.label_names, p_L.tolist(), strict=True)),
+            }
+            for labels_L, p_L in zip(self.labels, self.probabilities, strict=True)
+        ]
+
+    def to_arrow(self) -> Any:
+        """Return a `pyarrow.Table` with a line for each row and label, N x L in all.
+
+        Its columns are row (int64), label (dictionary of strings), probability (float32),
+        threshold (float32, null where the model tells none) and predicted (bool).
+
+        Raises:
+            MissingExtraError: If pyarrow is not installed.
+        """
+        try:
+            import pyarrow
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "a table needs the package pyarrow; install it with: pip install pyarrow"
+            ) from None
+        num_rows, num_labels = self.probabilities.shape
+        label = np.tile(np.arange(num_labels, dtype=np.int32), num_rows)
+        threshold = (
+            pyarrow.nulls(num_rows * num_labels, pyarrow.float32())
+            if self.thresholds is None
+            else pyarrow.array(np.tile(self.thresholds, num_rows))
+        )
+        return pyarrow.table(
+            {
+                "row": np.repeat(np.arange(num_rows), num_labels),
+                "label": pyarrow.DictionaryArray.from_arrays(
+                    label, pyarrow.array(self.label_names, pyarrow.string())
+                ),
+                "probability": np.ravel(self.probabilities),
+                "threshold": threshold,
+                "predicted": np.ravel(self.labels),
+            }
+        )
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with the lines and columns of `to_arrow`.
+
+        Raises:
+            MissingExtraError: If pandas or pyarrow is not installed.
+        """
+        table = self.to_arrow()
+        try:
+            return table.to_pandas()
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "a data frame needs the package pandas; install it with: pip install pandas"
+            ) from None
+
+    def _named(self, row: int, at: int) -> NamedLabel:
+        limit = None if self.thresholds is None else float(self.thresholds[at])
+        return NamedLabel(self.label_names[at], float(self.probabilities[row, at]), limit)
+
+
+def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Prediction:
+    """Return what a version answered, with the names and thresholds of that very version.
+
+    Args:
+        model: The version that answered.
+        arrays: "probabilities" [N, L], and if they were asked for "labels" and "logits".
+
+    Raises:
+        ServerError: If the model's labels are not as many as its probabilities.
+    """
+    probabilities = arrays["probabilities"]
+    decision = model.decision
+    if decision is not None and probabilities.shape[-1] != decision.num_labels:
+        raise ServerError(
+            f"model {model.name} version {model.version}: {probabilities.shape[-1]} probabilities "
+            f"for the {decision.num_labels} labels of its configuration. Export it anew"
+        )
+    names = tuple(f"label_{at}" for at in range(probabilities.shape[-1]))
+    labels = arrays.get("labels")
+    if labels is None:
+        assert decision is not None
+        labels = decision.decide(probabilities)
+    return Prediction(
+        probabilities=probabilities,
+        labels=labels,
+        label_names=names if decision is None else decision.labels,
+        thresholds=None if decision is None else decision.thresholds,
+        model_name=model.name,
+        model_version=model.version,
+        logits=arrays.get("logits"),
+    )

@@ -1,0 +1,296 @@
+"""What a client does, written once for `Client` and `AsyncClient`: ask, try again, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher.errors import DataError, NotFoundError, ServerError
+from thresher_serving import batching
+from thresher_serving.failures import CallFailure, GoneError, RefusedError, explained
+from thresher_serving.metadata import ModelMetadata, checked_inputs, metadata_of
+from thresher_serving.pace import Pace
+from thresher_serving.prediction import Prediction, prediction_of
+from thresher_serving.retries import Deadline, Endpoints, Retries
+from thresher_serving.texts import TextTokenizer
+from thresher_serving.transport import Answer, Request, Transport
+
+__all__ = ["Inputs", "Session"]
+
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Array] | Array | Sequence[str]
+Choice = Callable[[ModelMetadata], list[str]]
+T = TypeVar("T")
+
+_TURNS = 5
+"""How often everything is asked anew because the version that had begun to answer went away."""
+
+_POLL_S = 0.05
+
+
+class Session:
+    """The servers, what is known of their models, and how to ask them.
+
+    Args:
+        servers: Where to ask; at least one.
+        pace: How to wait.
+        retries: When to ask again.
+        tokenizer: Turns texts into a model's inputs; None where the client takes no texts.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Transport],
+        *,
+        pace: Pace,
+        retries: Retries,
+        tokenizer: TextTokenizer | None,
+    ) -> None:
+        self.servers = Endpoints(servers)
+        self._pace = pace
+        self._retries = retries
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[str, int | None], ModelMetadata] = {}
+
+    async def close(self) -> None:
+        """Close each connection."""
+        await self._pace.close()
+        for server in self.servers:
+            await server.close()
+
+    async def metadata(self, model: str, version: int | None, deadline: Deadline) -> ModelMetadata:
+        """Return what a model takes and gives, asked for now."""
+        number = "" if version is None else str(version)
+        metadata, config, chosen = await self._ask(
+            lambda server, left_s: server.describe(model, number, left_s), deadline, model, number
+        )
+        found = metadata_of(metadata, config, chosen)
+        self._known[model, version] = self._known[model, found.version] = found
+        return found
+
+    async def predict(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None,
+        outputs: Sequence[str],
+        deadline: Deadline,
+        allow_nonfinite: bool,
+    ) -> Prediction:
+        """Return probabilities and labels for N rows, in their order, from one version."""
+        by, arrays = await self._infer(
+            model,
+            inputs,
+            version,
+            partial(batching.checked_outputs, outputs=outputs),
+            deadline,
+            allow_nonfinite,
+        )
+        return prediction_of(by, arrays)
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None,
+        outputs: Sequence[str],
+        deadline: Deadline,
+        allow_nonfinite: bool,
+    ) -> dict[str, Array]:
+        """Return a model's outputs as they are, by name."""
+
+        def choice(described: ModelMetadata) -> list[str]:
+            for name in outputs:
+                described.output(name)
+            return list(dict.fromkeys(outputs or described.outputs))
+
+        _, arrays = await self._infer(model, inputs, version, choice, deadline, allow_nonfinite)
+        return arrays
+
+    async def wait_ready(self, model: str, version: int | None, timeout_s: float) -> None:
+        """Return once the server, or a model on it, is ready."""
+        deadline = Deadline(timeout_s)
+        number = "" if version is None else str(version)
+        server = self.servers.current
+        while True:
+            try:
+                if await server.is_ready(model, number, 2):
+                    return
+            except CallFailure as failure:
+                if failure.is_restricted:
+                    raise explained(failure, server.url) from None
+                self.servers.failed(server)
+            if deadline.left_s < 0:
+                break
+            await self._pace.sleep(_POLL_S)
+            server = self.servers.current
+        what = "the server"
+        if model:
+            what = f"model {model}" + (f" version {number}" if number else "")
+        try:
+            states = [str(one) for one in await server.states(2) if one.name == model]
+        except CallFailure as failure:
+            raise explained(failure, server.url) from None
+        raise ServerError(
+            f"{server.url}: {what} is not ready after {timeout_s:g} s. {'; '.join(states)}".rstrip()
+        )
+
+    async def _infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        version: int | None,
+        choice: Choice,
+        deadline: Deadline,
+        allow_nonfinite: bool,
+    ) -> tuple[ModelMetadata, dict[str, Array]]:
+        """Return the version that answered, and its outputs.
+
+        Without a version, what was known may be outdated: where inputs, or the server, disagree
+        with it, it is asked for anew.
+        """
+        known = self._known.get((model, version))
+        if known is not None:
+            try:
+                return await self._infer_as(
+                    known, version, inputs, choice, deadline, allow_nonfinite
+                )
+            except (DataError, NotFoundError, RefusedError):
+                pass
+        for turn in range(_TURNS):
+            described = await self.metadata(model, version, deadline)
+            try:
+                return await self._infer_as(
+                    described, version, inputs, choice, deadline, allow_nonfinite
+                )
+            except GoneError:
+                if version is not None or turn == _TURNS - 1:
+                    raise
+        raise AssertionError("the last turn returns or raises")
+
+    async def _infer_as(
+        self,
+        described: ModelMetadata,
+        version: int | None,
+        inputs: Inputs,
+        choice: Choice,
+        deadline: Deadline,
+        allow_nonfinite: bool,
+    ) -> tuple[ModelMetadata, dict[str, Array]]:
+        """Return the version that answered, and its outputs, given what is held for true."""
+        arrays = self._checked(described, inputs, allow_nonfinite)
+        asked = choice(described)
+        if described.max_batch_size and not len(next(iter(arrays.values()))):
+            return described, batching.empty(described, asked)
+        answers = await self._answers(described, version, arrays, asked, deadline)
+        answered = answers[0].version
+        by = self._known.get((described.name, answered))
+        by = by or await self.metadata(described.name, answered, deadline)
+        if version is None:
+            self._known[described.name, None] = by
+        return by, batching.join([answer.arrays for answer in answers])
+
+    def _checked(
+        self, described: ModelMetadata, inputs: Inputs, allow_nonfinite: bool
+    ) -> dict[str, Array]:
+        if not isinstance(inputs, Mapping | np.ndarray):
+            if self._tokenizer is None:
+                raise DataError(
+                    f"model {described.name}: got a {type(inputs).__name__}, expected a NumPy "
+                    "array; texts need the model's tokenizer: Client(..., tokenizer=PATH)"
+                )
+            inputs = self._tokenizer.inputs(described, inputs)
+        return checked_inputs(described, inputs, allow_nonfinite=allow_nonfinite)
+
+    async def _answers(
+        self,
+        described: ModelMetadata,
+        version: int | None,
+        arrays: dict[str, Array],
+        outputs: Sequence[str],
+        deadline: Deadline,
+    ) -> list[Answer]:
+        """Return an answer for each part; the first one settles the version for the rest."""
+        parts = batching.cut(arrays, described.max_batch_size)
+        answers: list[Answer] = []
+        pinned = "" if version is None else str(version)
+        if not pinned:
+            answers = [await self._answer(described, "", parts[0], outputs, deadline)]
+            pinned = str(answers[0].version)
+        jobs = [
+            partial(self._answer, described, pinned, part, outputs, deadline)
+            for part in parts[len(answers) :]
+        ]
+        return answers + await self._pace.gather(jobs)
+
+    async def _answer(
+        self,
+        described: ModelMetadata,
+        version: str,
+        part: dict[str, Array],
+        outputs: Sequence[str],
+        deadline: Deadline,
+    ) -> Answer:
+        request = Request(
+            model=described.name,
+            version=version,
+            inputs=part,
+            datatypes={name: described.inputs[name].datatype for name in part},
+            outputs=tuple(outputs),
+        )
+        return await self._ask(
+            lambda server, left_s: server.infer(request, left_s), deadline, request.model, version
+        )
+
+    async def _ask(
+        self,
+        call: Callable[[Transport, float], Awaitable[T]],
+        deadline: Deadline,
+        model: str,
+        version: str,
+    ) -> T:
+        """Return a call's result, made again and at another server where that may help.
+
+        Where another server is at hand, one attempt may take no more than its share of the time
+        that is left: a server that hangs must not use it up.
+        """
+        failures = 0
+        while True:
+            server = self.servers.current
+            left_s = deadline.left_s
+            if left_s <= 0:
+                late = CallFailure("DEADLINE_EXCEEDED", "the time was over before it was sent")
+                raise explained(late, server.url)
+            try:
+                return await call(server, left_s / (1 + self.servers.others))
+            except CallFailure as failure:
+                failures += 1
+                moves_on = failure.is_transient or failure.is_late or failure.is_broken_model
+                has_other = moves_on and self.servers.failed(server)
+                pause_s = 0.0 if has_other else self._retries.pause_s(failures)
+                goes_on = has_other or (
+                    failure.is_transient and failures < self._retries.attempts * len(self.servers)
+                )
+                if not goes_on or pause_s >= deadline.left_s:
+                    ready = await self._ready(server, deadline) if failure.is_unknown else None
+                    raise explained(
+                        failure, server.url, model=model, version=version, ready=ready
+                    ) from None
+            await self._pace.sleep(pause_s)
+
+    async def _ready(self, server: Transport, deadline: Deadline) -> dict[str, list[int]] | None:
+        """Return the versions that are ready, by model; None where the server does not tell."""
+        ready: dict[str, list[int]] = {}
+        try:
+            for state in await server.states(max(deadline.left_s, 0.1)):
+                if state.is_ready and state.version is not None:
+                    ready.setdefault(state.name, []).append(state.version)
+        except CallFailure:
+            return None
+        return ready

@@ -1,0 +1,77 @@
+"""What the client needs to be installed: NumPy and tritonclient, and no more until it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+NOT_NEEDED = ("aiohttp", "geventhttpclient", "mlflow", "onnx", "onnxruntime", "pandas", "pyarrow")
+NOT_NEEDED += ("psutil", "tokenizers", "torch", "PIL")
+
+BLOCKED = f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {NOT_NEEDED}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import numpy as np
+from thresher.errors import MissingExtraError, ServerError
+from thresher_serving.client import Client, Prediction
+from thresher_serving.async_client import AsyncClient
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_client_loads_no_transport() -> None:
+    loaded = run("print(sorted(sys.modules))")
+    for name in ("grpc", "tritonclient", "google.protobuf", "aiohttp", "http.client"):
+        assert f"'{name}'" not in loaded, name
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "http://127.0.0.1:1"])
+def test_both_transports_work_with_numpy_and_tritonclient_alone(url: str) -> None:
+    code = f"""
+try:
+    with Client("{url}") as client:
+        client.predict("weather", np.zeros((1, 3), np.float32))
+except ServerError as error:
+    print(error)
+"""
+    assert f"no Triton server answers at {url}" in run(code)
+
+
+def test_what_needs_more_names_the_package() -> None:
+    code = """
+one = np.zeros((1, 1), np.float32)
+prediction = Prediction(probabilities=one, labels=one > 1, label_names=("a",), thresholds=None,
+                        model_name="m", model_version=1)
+for needy in (prediction.to_arrow, prediction.to_pandas, lambda: Client(tokenizer="x"),
+              lambda: AsyncClient("http://127.0.0.1:1")):
+    try:
+        needy()
+    except MissingExtraError as error:
+        print(error)
+"""
+    told = run(code).splitlines()
+    assert [line.partition("pip install ")[2] for line in told] == [
+        "pyarrow",
+        "pyarrow",
+        "tokenizers",
+        "'tritonclient[http]'",
+    ]
