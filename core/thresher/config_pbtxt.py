@@ -22,6 +22,7 @@ __all__ = [
     "decisions_of",
     "forget_version",
     "labels_file_of",
+    "own_config_file",
     "read_config",
 ]
 
@@ -83,6 +84,11 @@ def forget_version(version: int, config: Any) -> None:
 def labels_file_of(version: int) -> str:
     """Return the file name of a version's own labels."""
     return f"{Path(LABELS_FILE).stem}.{version}{Path(LABELS_FILE).suffix}"
+
+
+def own_config_file(version: int) -> str:
+    """Return where a version's own configuration lies, below the model's folder."""
+    return f"configs/{version}.pbtxt"
 
 
 def _keys_of(config: Any, version: int) -> list[str]:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from thresher.certificate import Certificate
-from thresher.config_pbtxt import CONFIG_FILE, decision_key, decisions_of, read_config
+from thresher.config_pbtxt import (
+    CONFIG_FILE,
+    decision_key,
+    decisions_of,
+    own_config_file,
+    read_config,
+)
 from thresher.decision import Decision
 from thresher.errors import NotFoundError, unknown_name
 
@@ -107,3 +113,16 @@ class PublishedModels:
         if not NAME.fullmatch(name) or not path.is_file():
             raise NotFoundError(f"{self.root}: {unknown_name('model', name, self.names())}")
         return read_config(path)
+
+    def own_config(self, name: str, version: int) -> Any:
+        """Return the `ModelConfig` message that was published with a version.
+
+        Of a version without one, which an earlier release published, the model's as it is.
+
+        Raises:
+            NotFoundError: If there is no such model.
+            PublishError: If it cannot be read.
+        """
+        published = self.read_config(name)
+        path = self.root / name / own_config_file(version)
+        return read_config(path) if path.is_file() else published

@@ -32,7 +32,7 @@ from thresher.config_pbtxt import (
     decisions_of,
     forget_version,
     labels_file_of,
-    read_config,
+    own_config_file,
 )
 from thresher.decision import Decision
 from thresher.durable import fault_point, sync_files, sync_folder, write_durably
@@ -129,7 +129,7 @@ class ModelRepository(PublishedModels):
                 labels_file = self._labels_file(name, version, labels)
                 own = _with_labels(config, labels_file)
                 text = self._config_with(name, version, own, serve=serve)
-                beside = {**(beside or {}), _own_config(version): config_text(own).encode()}
+                beside = {**(beside or {}), own_config_file(version): config_text(own).encode()}
                 same = self._is_same(name, version, staged)
                 if same and self._config_text(name) == text:
                     return False
@@ -186,8 +186,7 @@ class ModelRepository(PublishedModels):
                 for version in versions:
                     self.decision(name, version)
                 highest = max(versions)
-                path = self.root / name / _own_config(highest)
-                own = read_config(path) if path.is_file() else self.read_config(name)
+                own = self.own_config(name, highest)
                 del own.version_policy.specific.versions[:]
                 own.version_policy.specific.versions.extend(sorted(set(versions)))
                 text = self._config_with(name, highest, own)
@@ -214,7 +213,7 @@ class ModelRepository(PublishedModels):
         self.decision(name, version)
         try:
             with self.staging(name) as staged, self._staging.lock(name):
-                files = {_own_config(version): config_text(own)}
+                files = {own_config_file(version): config_text(own)}
                 if version in self.served_versions(name):
                     files[CONFIG_FILE] = self._config_with(name, version, own)
                 for file, text in files.items():
@@ -347,11 +346,6 @@ class ModelRepository(PublishedModels):
 def _one_line(label: str) -> str:
     """Return a label as one line: Triton's label file has one a line and no escapes."""
     return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _own_config(version: int) -> str:
-    """Return where a version's own configuration lies, below the model's folder."""
-    return f"configs/{version}.pbtxt"
 
 
 def _with_labels(config: Any, labels_file: str) -> Any:

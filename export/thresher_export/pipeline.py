@@ -78,6 +78,8 @@ class ExportOptions:
     """The network ends in a sigmoid, which is taken off: the head brings its own."""
     triton: TritonOptions = field(default_factory=TritonOptions)
     """How Triton is to run it, where neither the recipe nor ``settings`` says otherwise."""
+    serve: bool = True
+    """Whether it is to serve; False publishes it beside the version that serves, for a rollout."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `TritonOptions`, nested, that win over the section ``[triton]`` of the recipe."""
 
@@ -113,7 +115,6 @@ def export_version(
     repository: ModelRepository | None,
     options: ExportOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
-    serve: bool = True,
 ) -> Exported:
     """Convert a registered version, prove that it decides as validated, and publish it.
 
@@ -122,7 +123,6 @@ def export_version(
         repository: Where to publish; None proves without publishing.
         options: How it is converted, and how Triton is to run it.
         progress: Called with a line for each step before it runs.
-        serve: False publishes it beside the version that serves, which goes on serving.
 
     Raises:
         NotFoundError: If the version does not exist or lacks what training logs.
@@ -209,7 +209,7 @@ def export_version(
             is_new = repository.publish(
                 *(version.name, version.version, staged, config, decision),
                 beside=beside,
-                serve=serve,
+                serve=options.serve,
             )
             folder = repository.model_file(version.name, version.version).parent
     try:

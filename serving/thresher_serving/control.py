@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
+from thresher_serving.connection import Connection, as_connection
 
 __all__ = [
+    "LoadTimeoutError",
     "ModelState",
     "connect",
     "load_model",
@@ -18,11 +20,16 @@ __all__ = [
     "served",
     "translated",
     "unload_model",
+    "wait_out_of_service",
     "wait_ready",
 ]
 
 _UNLOADING_S = 5.0
 """How long a model may take to free what it holds after it is out of service."""
+
+
+class LoadTimeoutError(ServerError):
+    """A server did not load a model in time; it goes on trying, and then does what came next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +59,19 @@ class ModelState:
         return f"{self.name}{version} is {self.state}{reason}"
 
 
-def connect(url: str) -> Any:
+def connect(where: str | Connection) -> Any:
     """Return a tritonclient gRPC client; it connects with its first call.
 
     Args:
-        url: Host and port, such as "127.0.0.1:8001".
+        where: Host and port, such as "127.0.0.1:8001", or a `Connection` with keys and TLS.
     """
-    from tritonclient.grpc import InferenceServerClient
-
-    return InferenceServerClient(url=url)
+    return as_connection(where).open()
 
 
 @contextmanager
-def translated(url: str, client: Any, *, model: str = "", version: str = "") -> Iterator[None]:
+def translated(
+    where: str | Connection, client: Any, *, model: str = "", version: str = ""
+) -> Iterator[None]:
     """Turn tritonclient's errors into ours.
 
     Raises:
@@ -76,7 +83,11 @@ def translated(url: str, client: Any, *, model: str = "", version: str = "") -> 
     try:
         yield
     except InferenceServerException as error:
-        raise _translate(url, client, error, model, version) from None
+        raise _translate(_url(where), client, error, model, version) from None
+
+
+def _url(where: str | Connection) -> str:
+    return where if isinstance(where, str) else where.url
 
 
 def _less_traceback(message: str) -> str:
@@ -94,6 +105,11 @@ def _translate(url: str, client: Any, error: Any, model: str, version: str) -> T
             return _not_served(url, client, model, version, message)
         except ServerError as later:
             return later
+    if "restricted, expecting header" in message:
+        return ServerError(
+            f"the Triton server at {url} wants a key for this call. Set THRESHER_SERVER_KEY to the "
+            f"key that it was started with. Got: {message}"
+        )
     if "UNAVAILABLE" in status and not unknown:
         return ServerError(
             f"no Triton server answers at {url}. Run: thresher serve (it prints its address). "
@@ -120,22 +136,24 @@ def _not_served(
     return ServerError(f"the Triton server at {url} refused model {model}: {message}")
 
 
-def served(url: str, client: Any) -> dict[str, list[int]]:
+def served(where: str | Connection, client: Any) -> dict[str, list[int]]:
     """Return the versions that are ready, by model name."""
     ready: dict[str, list[int]] = {}
-    for state in model_states(url, client):
+    for state in model_states(where, client):
         if state.is_ready and state.version is not None:
             ready.setdefault(state.name, []).append(state.version)
     return ready
 
 
-def model_states(url: str, client: Any = None, *, timeout_s: float = 10) -> list[ModelState]:
+def model_states(
+    where: str | Connection, client: Any = None, *, timeout_s: float = 10
+) -> list[ModelState]:
     """Return the state of each model and version in the server's repository.
 
     Raises:
         ServerError: If the server does not answer.
     """
-    with _client(url, client) as own, translated(url, own):
+    with _client(where, client) as own, translated(where, own):
         index = own.get_model_repository_index(client_timeout=timeout_s)
     return [
         ModelState(
@@ -149,38 +167,59 @@ def model_states(url: str, client: Any = None, *, timeout_s: float = 10) -> list
 
 
 @contextmanager
-def _client(url: str, client: Any = None) -> Iterator[Any]:
+def _client(where: str | Connection, client: Any = None) -> Iterator[Any]:
     if client is not None:
         yield client
         return
-    own = connect(url)
+    own = connect(where)
     try:
         yield own
     finally:
         own.close()
 
 
-def load_model(url: str, name: str, *, timeout_s: float = 120) -> list[ModelState]:
+def load_model(
+    where: str | Connection, name: str, *, timeout_s: float = 120, config: str | None = None
+) -> list[ModelState]:
     """Return the model's states after the server has loaded what is new in its folder.
 
     Triton looks at times of change: a load is a silent no-op unless something in the model's
     folder is newer than at the last load. It does not start a Python backend's dead process anew
-    either: for both, `unload_model` first.
+    either: for both, `unload_model` first. Versions that are loaded already and have not changed
+    stay as they are, unless the configuration changed in more than its version policy.
+
+    Args:
+        where: The server.
+        name: The model's name.
+        timeout_s: How long it may take; the server goes on loading after that.
+        config: A configuration as JSON that takes the place of config.pbtxt, until the next load
+            of a folder that is newer. With it, nothing is a no-op.
 
     Raises:
         NotFoundError: If the repository has no such model.
+        LoadTimeoutError: If it takes longer.
         ServerError: If the load fails (versions loaded before go on serving), or no server answers.
     """
-    with _client(url) as client:
-        known = sorted({state.name for state in model_states(url, client)})
+    from tritonclient.utils import InferenceServerException
+
+    with _client(where) as client:
+        known = sorted({state.name for state in model_states(where, client)})
         if name not in known:
-            raise NotFoundError(f"{url}: {unknown_name('model', name, known)}")
-        with translated(url, client, model=name):
-            client.load_model(name, client_timeout=timeout_s)
-        return [state for state in model_states(url, client) if state.name == name]
+            raise NotFoundError(f"{_url(where)}: {unknown_name('model', name, known)}")
+        with translated(where, client, model=name):
+            try:
+                client.load_model(name, config=config, client_timeout=timeout_s)
+            except InferenceServerException as error:
+                if "DEADLINE_EXCEEDED" not in str(error.status()):
+                    raise
+                raise LoadTimeoutError(
+                    f"the Triton server at {_url(where)} has not loaded model {name} after "
+                    f"{timeout_s:g} s; it goes on trying. See its log, or give it more time"
+                ) from None
+        return [state for state in model_states(where, client) if state.name == name]
 
 
-def unload_model(url: str, name: str, *, timeout_s: float = 60) -> None:
+def unload_model(where: str | Connection, name: str, *, timeout_s: float = 60) -> None:
     """Take a model out of service, all its versions, and wait until it is.
 
     A Python backend whose process died stays UNLOADING for ever; the model can be loaded anew all
@@ -190,30 +229,57 @@ def unload_model(url: str, name: str, *, timeout_s: float = 60) -> None:
         NotFoundError: If no such model is served.
         ServerError: If it is still served after the time, or no server answers.
     """
-    with _client(url) as client:
-        ready = served(url, client)
+    with _client(where) as client:
+        ready = served(where, client)
         if name not in ready:
-            raise NotFoundError(f"{url}: {unknown_name('model', name, ready)}")
-        with translated(url, client, model=name):
+            raise NotFoundError(f"{_url(where)}: {unknown_name('model', name, ready)}")
+        with translated(where, client, model=name):
             client.unload_model(name, client_timeout=timeout_s)
-        start = time.monotonic()
+        wait_out_of_service(where, name, ready[name], client=client, timeout_s=timeout_s)
+
+
+def wait_out_of_service(
+    where: str | Connection,
+    name: str,
+    versions: Collection[int],
+    *,
+    client: Any = None,
+    timeout_s: float = 60,
+) -> None:
+    """Return once versions that the server was told to unload have answered what they had taken.
+
+    Raises:
+        ServerError: If one is still served after the time, or no server answers.
+    """
+    start = time.monotonic()
+    with _client(where, client) as own:
         while True:
-            states = {state.state for state in model_states(url, client) if state.name == name}
+            states = {
+                state.state
+                for state in model_states(where, own)
+                if state.name == name and state.version in versions
+            }
             waited = time.monotonic() - start
             if not states & {"READY", "UNLOADING"}:
                 return
             if "READY" not in states and waited > _UNLOADING_S:
                 return
             if waited > timeout_s:
-                raise ServerError(f"{url}: model {name} is still served after {timeout_s:g} s")
+                numbers = ", ".join(map(str, sorted(versions)))
+                raise ServerError(
+                    f"{_url(where)}: model {name} version {numbers} is still served after "
+                    f"{timeout_s:g} s"
+                )
             time.sleep(0.02)
 
 
-def wait_ready(url: str, name: str = "", *, version: int | None = None, timeout_s: float) -> None:
+def wait_ready(
+    where: str | Connection, name: str = "", *, version: int | None = None, timeout_s: float
+) -> None:
     """Return once a server, or a model on it, is ready.
 
     Args:
-        url: Host and port.
+        where: The server.
         name: A model; empty for the server itself.
         version: A version of the model; any one where left out.
         timeout_s: How long to wait.
@@ -225,7 +291,7 @@ def wait_ready(url: str, name: str = "", *, version: int | None = None, timeout_
 
     end = time.monotonic() + timeout_s
     number = "" if version is None else str(version)
-    with _client(url) as client:
+    with _client(where) as client:
         while True:
             try:
                 if name:
@@ -239,8 +305,8 @@ def wait_ready(url: str, name: str = "", *, version: int | None = None, timeout_
             if time.monotonic() > end:
                 break
             time.sleep(0.05)
-        states = [str(state) for state in model_states(url, client) if state.name == name]
+        states = [str(state) for state in model_states(where, client) if state.name == name]
     what = f"model {name}" + (f" version {number}" if number else "") if name else "the server"
     raise ServerError(
-        f"{url}: {what} is not ready after {timeout_s:g} s. {'; '.join(states)}".rstrip()
+        f"{_url(where)}: {what} is not ready after {timeout_s:g} s. {'; '.join(states)}".rstrip()
     )

@@ -12,7 +12,9 @@ from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
 from thresher.cli.repository import repository
+from thresher.cli.rollout import rollback, rollout
 from thresher.cli.serve import predict, runtime, serve, stop
+from thresher.cli.status import status
 from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
 from thresher.cli.tune_serving import tune_serving
@@ -36,6 +38,9 @@ _EXTRAS = {
     "predict": "serve",
     "stop": "serve",
     "runtime": "serve",
+    "rollout": "serve",
+    "rollback": "serve",
+    "status": "serve",
     "tune-serving": "serve",
 }
 
@@ -94,6 +99,9 @@ for _command in (
     serve,
     predict,
     verify,
+    rollout,
+    rollback,
+    status,
     head,
     repository,
     tune_serving,

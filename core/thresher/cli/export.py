@@ -19,6 +19,11 @@ __all__ = ["export", "verify"]
 @repository_option
 @click.option("--no-publish", is_flag=True, help="Convert and prove parity, publish nothing.")
 @click.option(
+    "--no-serve",
+    is_flag=True,
+    help="Publish beside the version that serves, for `thresher rollout`.",
+)
+@click.option(
     "--max-batch-size",
     type=click.IntRange(min=1),
     help="Largest batch that Triton puts together or takes; 64 where the recipe says nothing.",
@@ -55,6 +60,7 @@ def export(
     model_uri: str,
     repository: Path,
     no_publish: bool,
+    no_serve: bool,
     max_batch_size: int | None,
     precision: Any,
     target_triton: str,
@@ -82,6 +88,7 @@ def export(
         precision=precision,
         target_triton=target_triton,
         has_sigmoid=has_sigmoid,
+        serve=not no_serve,
         settings=given,
     )
     if wants_all(model_uri, job):
@@ -125,7 +132,11 @@ def export(
         return
     verb = "Published" if done.is_new else "Was published already:"
     click.echo(f"{verb} {version.uri} in {_shown(done.folder)}")
-    say("Next: thresher serve --background")
+    say(
+        f"Next: thresher rollout {version.name}/{version.version}"
+        if no_serve
+        else "Next: thresher serve --background"
+    )
 
 
 @click.command()

@@ -62,6 +62,12 @@ _MOST_ROWS = 60
     help="Write the threshold explorer here too.",
 )
 @click.option("--alias", default="candidate", show_default=True, help="Marks the new version.")
+@click.option(
+    "--rollout",
+    "rolls_out",
+    is_flag=True,
+    help="Put it into service too, on the server that runs here, as `thresher rollout` does.",
+)
 @json_option
 def tune(
     model_uri: str,
@@ -74,6 +80,7 @@ def tune(
     scores: Path | None,
     html: Path | None,
     alias: str,
+    rolls_out: bool,
     as_json: bool,
 ) -> None:
     """Choose new thresholds for a registered version; register them with the same weights.
@@ -83,6 +90,9 @@ def tune(
     import dataclasses
 
     from thresher.config import from_mapping
+
+    if rolls_out and as_json:
+        raise click.UsageError("--rollout goes without --json")
     from thresher_training.recipe import DecisionConfig
     from thresher_training.tuning import tune_version
 
@@ -144,6 +154,11 @@ def tune(
     click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
     if html:
         click.echo(f"Threshold explorer: {html}")
+    if rolls_out:
+        from thresher.cli.rollout import put_into_service
+
+        put_into_service(version.uri)
+        return
     say(f"Next: thresher export {version.uri}, or thresher diff {source.uri} {version.uri}")
 
 

@@ -135,7 +135,8 @@ def without_published(
         missing = [v for v in group if not _or_false(v, repository, options)]
         highest = max(group, key=lambda v: v.version)
         lower = {v.version for v in group} - {highest.version}
-        if highest not in missing and (missing or _serves_one_of(repository, name, lower)):
+        goes_back = missing or _serves_one_of(repository, name, lower)
+        if options.serve and highest not in missing and goes_back:
             missing.append(highest)
         todo += missing
     return todo

@@ -92,7 +92,8 @@ def test_version_can_be_exported_beside_the_one_that_serves(
     log_version()
     repository = ModelRepository(store / "models")
     export_version("models:/weather/1", repository=repository)
-    export_version("models:/weather/2", repository=repository, serve=False)
+    beside = ExportOptions(serve=False)
+    export_version("models:/weather/2", repository=repository, options=beside)
     assert repository.served_versions("weather") == [1]
     repository.check_proven("weather", 2)
 

@@ -1,0 +1,22 @@
+"""Puts versions into service and takes them back, without a request that fails."""
+
+from __future__ import annotations
+
+from thresher_serving.rollout.history import History, Served
+from thresher_serving.rollout.plan import Alias, Rollout, RolloutOptions, label_change
+from thresher_serving.rollout.rollout import roll_back, roll_out
+from thresher_serving.rollout.status import ServerStatus, StatusReader, VersionStatus
+
+__all__ = [
+    "Alias",
+    "History",
+    "Rollout",
+    "RolloutOptions",
+    "Served",
+    "ServerStatus",
+    "StatusReader",
+    "VersionStatus",
+    "label_change",
+    "roll_back",
+    "roll_out",
+]

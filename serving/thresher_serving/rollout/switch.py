@@ -1,0 +1,225 @@
+"""Makes a version the one that unversioned requests get, and goes back where anything is wrong.
+
+Until the last step config.pbtxt names the version that served before: a server that is killed in
+the middle serves that one again when it is started. What the server is to do meanwhile goes with
+the load call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from thresher.agreement import Agreement
+from thresher.errors import ServerError, ThresherError
+from thresher.repository import ModelRepository
+from thresher_serving import control
+from thresher_serving.connection import Connection
+from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout.golden_rows import GoldenRows
+from thresher_serving.rollout.plan import Alias, Progress
+
+__all__ = ["Switch"]
+
+_QUEUED_S = 3.0
+"""How long a call is waited for that the server will come to once it has done what it is at."""
+
+
+@dataclass(kw_only=True)
+class Switch:
+    """One model's way from what serves to a version that was checked beside it."""
+
+    repository: ModelRepository
+    name: str
+    version: int
+    old: Sequence[int]
+    """The versions that are loaded, other than this one."""
+    where: Connection
+    client: Any
+    """A tritonclient gRPC client."""
+    timeout_s: float
+    """How long a load may take."""
+    progress: Progress
+    warn: Callable[[str], None]
+
+    is_live: bool = field(default=False, init=False)
+    is_side_by_side: bool = field(default=False, init=False)
+    """Whether the old version is loaded still when this one is live."""
+    live_at: float = field(default=0.0, init=False)
+    """When unversioned requests got the version, by the monotonic clock."""
+
+    def run(
+        self, golden: GoldenRows | None, alias: Alias | None, *, alias_must_move: bool
+    ) -> Agreement | None:
+        """Put the version into service; return what its golden rows say as unversioned requests.
+
+        Raises:
+            ThresherError: If anything is wrong; what served before serves again, and the message
+                says so, or says what could not be done.
+        """
+        named = self.repository.served_versions(self.name)
+        config = serving_config(self.repository, self.name, self.version)
+        agreement, undo = None, list[Callable[[], list[str]]]()
+        try:
+            undo.append(lambda: self._serve_old(config))
+            self._make_live(config)
+            if golden is not None:
+                self.progress("Comparing the golden rows once more, as unversioned requests")
+                agreement = golden.compare(self.where, self.client, versioned=False)
+            if alias is not None and self._move_alias(alias, must=alias_must_move):
+                undo.append(lambda: _tried(alias.move_back, "the alias could not be moved back"))
+            unload = f", unloading version {listed(self.old)}" if self.old else ""
+            self.progress(f"Writing config.pbtxt{unload}")
+            if named:
+                undo.append(lambda: self._write_back(named))
+            self.repository.serve_versions(self.name, [self.version])
+            self._load()
+            self._check_serving()
+        except BaseException as error:
+            problems = [problem for step in reversed(undo) for problem in step()]
+            if not isinstance(error, ThresherError):
+                raise
+            raise self._failure(error, problems) from None
+        self._drain()
+        return agreement
+
+    def confirm(
+        self, golden: GoldenRows | None, alias: Alias | None, *, alias_must_move: bool
+    ) -> Agreement | None:
+        """Compare a version that serves already, and move the alias to it.
+
+        Raises:
+            ThresherError: If it does not answer as it should, or the alias cannot be moved.
+        """
+        self.progress(f"{self.name}/{self.version} serves already; comparing its golden rows")
+        agreement = None
+        if golden is not None:
+            agreement = golden.compare(self.where, self.client, versioned=False)
+        if alias is not None:
+            self._move_alias(alias, must=alias_must_move)
+        return agreement
+
+    def _make_live(self, config: Any) -> None:
+        name, version, old = self.name, self.version, self.old
+        alone = as_json(config, versions=[version])
+        if old and version > max(old):
+            self.progress(f"Loading {name}/{version}; unversioned requests get it when it is ready")
+            try:
+                self._load(as_json(config, versions=[*old, version]))
+                self.is_side_by_side = True
+            except control.LoadTimeoutError:
+                raise
+            except ServerError as error:
+                # the version itself loaded a moment ago, so it is the old one that does not fit
+                self.warn(
+                    f"version {listed(old)} and version {version} cannot be served side by side, "
+                    f"so the new one takes the old one's place: {error}"
+                )
+                self._load(alone)
+        else:
+            beside = f"; version {listed(old)} answers until it is ready" if old else ""
+            self.progress(f"Loading {name}/{version}{beside}")
+            self._load(alone)
+        self.is_live, self.live_at = True, time.monotonic()
+        self._check_serving()
+
+    def _load(self, config: str | None = None, *, timeout_s: float | None = None) -> None:
+        limit = self.timeout_s if timeout_s is None else timeout_s
+        control.load_model(self.where, self.name, timeout_s=limit, config=config)
+
+    def _ready(self) -> list[int]:
+        return sorted(control.served(self.where, self.client).get(self.name, []))
+
+    def _check_serving(self) -> None:
+        ready = self._ready()
+        if not ready or max(ready) != self.version:
+            raise ServerError(
+                f"{self.where.url}: version {self.version} of {self.name} was loaded, and version "
+                f"{listed(ready)} serves"
+            )
+
+    def _move_alias(self, alias: Alias, *, must: bool) -> bool:
+        self.progress(f"Moving {alias} to version {self.version}")
+        try:
+            alias.move(self.version)
+        except ThresherError as error:
+            if must:
+                raise
+            self.warn(f"{alias} was not moved: {error}")
+            return False
+        return True
+
+    def _drain(self) -> None:
+        """Wait until the old version has answered what it had taken."""
+        if not self.old:
+            return
+        try:
+            control.wait_out_of_service(self.where, self.name, self.old, client=self.client)
+        except ServerError as error:
+            self.warn(f"the old version is still busy: {error}")
+
+    def _serve_old(self, config: Any) -> list[str]:
+        """Let the server serve what it served before; return what could not be done."""
+        what = "the server could not be told to go back"
+        if not self.old:
+            return _tried(self._unload, what)
+        self.progress(f"Going back to version {listed(self.old)}")
+        own = serving_config(self.repository, self.name, max(self.old))
+        back = as_json(own, versions=self.old)
+        if self.is_live:
+            if self.is_side_by_side:  # takes no time, as it loads nothing
+                at_once = as_json(config, versions=self.old)
+                _tried(lambda: self._load(at_once), what)
+            return _tried(lambda: self._load(back), what)
+        try:
+            if self._ready() == sorted(self.old) and not self._is_loading():
+                return []
+            self._load(back, timeout_s=_QUEUED_S)
+        except control.LoadTimeoutError:
+            self.warn("the server is at the load still; when that ends, it goes back by itself")
+        except ThresherError as error:
+            return [f"{what}: {error}"]
+        return []
+
+    def _is_loading(self) -> bool:
+        states = control.model_states(self.where, self.client)
+        return any(state.name == self.name and state.state == "LOADING" for state in states)
+
+    def _unload(self) -> None:
+        if self._ready():
+            self.progress(f"Taking {self.name} out of service again")
+            control.unload_model(self.where, self.name)
+
+    def _write_back(self, named: list[int]) -> list[str]:
+        return _tried(
+            lambda: self.repository.serve_versions(self.name, named),
+            "config.pbtxt could not be written back",
+        )
+
+    def _failure(self, error: ThresherError, problems: list[str]) -> ThresherError:
+        stays = f"version {listed(self.old)} serves as before" if self.old else "it is not served"
+        if problems:
+            named = listed(self.repository.served_versions(self.name))
+            stays = (
+                f"when the server is started anew, it serves version {named}, which config.pbtxt "
+                f"names ({'; '.join(problems)})"
+            )
+        return type(error)(
+            f"{self.name}/{self.version} was not rolled out; {stays}. Reason: {error}"
+        )
+
+
+def listed(versions: Sequence[int]) -> str:
+    """Return versions as a person reads them."""
+    return ", ".join(map(str, versions)) or "none"
+
+
+def _tried(action: Callable[[], object], otherwise: str) -> list[str]:
+    """Do something; return what went wrong, if it did."""
+    try:
+        action()
+    except ThresherError as error:
+        return [f"{otherwise}: {error}"]
+    return []

@@ -1,0 +1,119 @@
+"""What a rollout knows without a server: what served before, labels, percentiles."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+from tritonclient.grpc import model_config_pb2
+
+from support.versions import publish_version
+from thresher.cli.rollout import rollback, rollout
+from thresher.cli.status import status
+from thresher.errors import PublishError
+from thresher.repository import ModelRepository
+from thresher_serving.rollout import History, label_change, latency
+from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout.latency import parse_percentiles, read_percentiles
+
+
+def test_rollbacks_take_versions_off_the_history(tmp_path: Path) -> None:
+    history = History.load(tmp_path, "m", serving=1)
+    assert history.previous([1, 2, 3]) is None
+    for version in (2, 3):
+        history = history.rolled_out(version)
+    history.save()
+    history = History.load(tmp_path, "m", serving=3)
+    previous = history.previous([1, 2, 3])
+    assert previous is not None
+    assert previous.version == 2
+    assert previous.until.endswith("+00:00")
+    history = history.rolled_back(2)
+    previous = history.previous([1, 2, 3])
+    assert previous is not None
+    assert previous.version == 1
+    assert history.rolled_back(1).previous([1, 2, 3]) is None
+
+
+def test_a_version_that_was_removed_is_passed_over(tmp_path: Path) -> None:
+    history = History.load(tmp_path, "m", serving=1).rolled_out(2).rolled_out(3)
+    previous = history.previous([1, 3])
+    assert previous is not None
+    assert previous.version == 1
+
+
+def test_what_serves_without_a_rollout_comes_on_top(tmp_path: Path) -> None:
+    History.load(tmp_path, "m", serving=1).rolled_out(2).save()
+    previous = History.load(tmp_path, "m", serving=7).previous([1, 2, 7])
+    assert previous is not None
+    assert previous.version == 2
+    nothing_loaded = History.load(tmp_path, "m", serving=None)
+    assert nothing_loaded.serving == 2
+
+
+def test_rolling_out_what_serves_changes_nothing(tmp_path: Path) -> None:
+    history = History.load(tmp_path, "m", serving=1).rolled_out(2)
+    assert history.rolled_out(2) == history
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "thresher-served/1"}', '{"format": 2}'])
+def test_a_damaged_history_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / ".m.served.json").write_text(content)
+    with pytest.raises(PublishError, match=r"\.m\.served\.json"):
+        History.load(tmp_path, "m", serving=1)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (("a", "b", "c"), ""),
+        (("a", "c", "b"), 'the order changed; position 1 was "b" and is "c"'),
+        (("a", "b"), "without 'c'"),
+        (("a", "b", "c", "d"), "with new 'd'"),
+        (("a", "x", "c"), "without 'b', with new 'x'"),
+    ],
+)
+def test_changes_of_labels_are_told(after: tuple[str, ...], said: str) -> None:
+    assert label_change(("a", "b", "c"), after) == said
+
+
+def test_percentiles_are_read_from_summaries_alone() -> None:
+    text = """
+# TYPE nv_inference_request_summary_us summary
+nv_inference_request_summary_us_count{model="m",version="2"} 7
+nv_inference_request_summary_us{model="m",version="2",quantile="0.5"} 1500
+nv_inference_request_summary_us{model="m",version="2",quantile="0.99"} 9000.5
+nv_inference_request_summary_us{model="idle",version="1",quantile="0.5"} Nan
+nv_inference_request_duration_us{model="m",version="2"} 130517
+"""
+    assert parse_percentiles(text) == {("m", 2): {0.5: 1.5, 0.99: 9.0005}}
+    assert read_percentiles("http://127.0.0.1:1/metrics") == {}
+    assert read_percentiles("file:///etc/hostname") == {}
+    assert doctest.testmod(latency).failed == 0
+
+
+def test_the_configuration_given_to_triton_is_the_one_that_will_be_on_disk(tmp_path: Path) -> None:
+    for version in (1, 2):
+        publish_version(tmp_path, "m", version, thresholds=version / 10, slow_load=version)
+    repository = ModelRepository(tmp_path)
+    given = model_config_pb2.ModelConfig()
+    json_format.Parse(as_json(serving_config(repository, "m", 2), versions=[2]), given)
+    assert repository.served_versions("m") == [1]
+    repository.serve_versions("m", [2])
+    assert given == repository.read_config("m")
+    renamed = json.loads(as_json(given, versions=[1, 2], name=".rollout.m.2"))
+    assert renamed["name"] == ".rollout.m.2"
+    assert given.name == "m"
+
+
+def test_the_docs_name_options_that_there_are() -> None:
+    text = (Path(__file__).parents[3] / "docs/rollout.md").read_text()
+    known = {option for c in (rollout, rollback, status) for p in c.params for option in p.opts}
+    others = {"--public", "--metrics-config", "--disable-auto-complete-config", "--name"}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    assert named <= known | others, named - known - others
+    assert {"--allow-label-change", "--unproven", "--watch", "--repository"} <= named
