@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ _CUDA_CHOICES = {  # keys of `parameters` that are numbers there and names in ON
     "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
 }
 _CUDA_PARAMETERS = {*_CUDA_CHOICES, "gpu_mem_limit", "do_copy_in_default_stream"}
+_LABEL_METRICS = "label_metrics"  # how many labels are counted at most; 0 counts none
 _PARAMETERS = {
+    _LABEL_METRICS,
     *_CUDA_PARAMETERS,
     *("intra_op_thread_count", "inter_op_thread_count", "execution_mode"),
     *("enable_mem_arena", "enable_mem_pattern", "memory.enable_memory_arena_shrinkage"),
@@ -61,6 +64,9 @@ _PARAMETERS = {
 }
 _ORT_PREFIXES = ("session.", "memory.", "ep.")
 _REFUSED = ("batch_input", "batch_output")
+_LABELS_OUTPUT = "labels"
+_COUNTS_EVERY_S = 2.0
+_MOST_UNTOLD_VALUES = 2**22
 
 
 def _boolean(key: str, value: str) -> bool:
@@ -325,6 +331,7 @@ class TritonPythonModel:
         if shrink:
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
         self._batched = config["max_batch_size"] > 0
+        self._counts = _label_counts(config, args["model_version"], self._session, warnings)
         tensors = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
         self._strings = {t.name for t in tensors if t.type == "tensor(string)"}
         self._scalars = {t.name for t in tensors if not t.shape}
@@ -344,8 +351,8 @@ class TritonPythonModel:
                 responses[at] = _failure(error)
                 continue
             key: Any = at
-            if self._batched:
-                key = tuple(sorted((n, a.dtype.str, a.shape[1:]) for n, a in feeds.items()))
+            if self._batched:  # Triton has compared types with the configuration
+                key = frozenset([(name, array.shape[1:]) for name, array in feeds.items()])
             groups.setdefault(key, []).append((at, feeds))
         for group in groups.values():
             try:
@@ -361,6 +368,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Close the session."""
+        if self._counts is not None:
+            self._counts.close()
         del self._session
 
     def _feed(self, tensor: Any) -> Any:
@@ -377,23 +386,119 @@ class TritonPythonModel:
             return _failure(error)
 
     def _run(self, requests: list[Any], feeds: list[dict[str, Any]]) -> list[Any]:
-        asked = [list(request.requested_output_names()) for request in requests]
-        names = list(dict.fromkeys(name for some in asked for name in some))
+        asked = [request.requested_output_names() for request in requests]
+        names = list(dict.fromkeys([name for some in asked for name in some]))
+        if self._counts is not None and _LABELS_OUTPUT not in names:
+            names.append(_LABELS_OUTPUT)
         joint = feeds[0]
         if len(feeds) > 1:
             joint = {name: np.concatenate([f[name] for f in feeds]) for name in joint}
         results = dict(zip(names, self._session.run(names, joint, self._run_options), strict=True))
+        if self._counts is not None:
+            self._counts.add(results[_LABELS_OUTPUT])
         if len(feeds) == 1:
-            return [_response(asked[0], results)]
-        ends = np.cumsum([len(next(iter(f.values()))) for f in feeds])
+            return [_response(asked[0], {n: np.atleast_1d(results[n]) for n in asked[0]})]
+        first = next(iter(joint))
         for name, result in results.items():
-            if len(result) != ends[-1]:
-                raise ValueError(f"output '{name}' has {len(result)} rows for {ends[-1]}")
-        parts = {name: np.split(result, ends[:-1]) for name, result in results.items()}
-        return [
-            _response(some, {name: parts[name][at] for name in some})
-            for at, some in enumerate(asked)
+            if len(result) != len(joint[first]):
+                raise ValueError(f"output '{name}' has {len(result)} rows for {len(joint[first])}")
+        answers, start = [], 0
+        for some, fed in zip(asked, feeds, strict=True):
+            end = start + len(fed[first])
+            answers.append(_response(some, {name: results[name][start:end] for name in some}))
+            start = end
+        return answers
+
+
+class _LabelCounts:
+    """How many rows were answered, and how many of them got each label, as metrics of Triton.
+
+    Each change of a metric is a message to the server, so a thread of its own adds up and tells
+    them now and then; a batch costs a place in a list.
+    """
+
+    def __init__(self, model: str, version: str, labels: list[str], warmup_rows: int) -> None:
+        names = {"model": model, "version": version}
+        counter = pb_utils.MetricFamily.COUNTER
+        self._families = [
+            pb_utils.MetricFamily(
+                name="thresher_label_rows_total",
+                description="Rows whose labels were decided and counted",
+                kind=counter,
+            ),
+            pb_utils.MetricFamily(
+                name="thresher_label_positives_total",
+                description="Rows that got the label",
+                kind=counter,
+            ),
         ]
+        rows, positives = self._families
+        self._metrics = [rows.Metric(labels=names)]
+        self._metrics += [positives.Metric(labels={**names, "label": label}) for label in labels]
+        self._warmup_rows = warmup_rows
+        self._lock = threading.Lock()
+        self._batches: list[Any] = []
+        self._num_values = 0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._tell_now_and_then, daemon=True)
+        self._thread.start()
+
+    def add(self, labels_nl: Any) -> None:
+        """Count the rows of a batch, bool [N, L]; the warmup's come first and do not count."""
+        if self._warmup_rows:
+            skipped = min(self._warmup_rows, len(labels_nl))
+            self._warmup_rows -= skipped
+            labels_nl = labels_nl[skipped:]
+        with self._lock:
+            self._batches.append(labels_nl)
+            self._num_values += labels_nl.size
+        if self._num_values > _MOST_UNTOLD_VALUES:
+            self._tell()
+
+    def close(self) -> None:
+        """Tell what has not been told yet, and take the metrics back."""
+        self._closed.set()
+        self._thread.join()
+        self._tell()
+        self._metrics.clear()  # before the families that they belong to
+        self._families.clear()
+
+    def _tell_now_and_then(self) -> None:
+        while not self._closed.wait(_COUNTS_EVERY_S):
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            batches, self._batches, self._num_values = self._batches, [], 0
+        if not batches:
+            return
+        rows_nl = np.concatenate(batches)[:, : len(self._metrics) - 1]
+        counts = [len(rows_nl), *np.count_nonzero(rows_nl, axis=0).tolist()]
+        for metric, count in zip(self._metrics, counts, strict=True):
+            if count:
+                metric.increment(float(count))
+
+
+def _label_counts(
+    config: dict[str, Any], version: str, session: ort.InferenceSession, warnings: list[str]
+) -> _LabelCounts | None:
+    """Return what counts a model's labels, where its configuration asks for that."""
+    parameters = _parameters(config)
+    most = _whole(_LABEL_METRICS, parameters.get(_LABEL_METRICS, "0"))
+    if most <= 0:
+        return None
+    decision = parameters.get(f"thresher.decision/{version}")
+    outputs = {t.name: t for t in session.get_outputs()}
+    found = outputs.get(_LABELS_OUTPUT)
+    if decision is None or found is None or found.type != "tensor(bool)" or len(found.shape) != 2:
+        warnings.append(f"{_LABEL_METRICS}: version {version} has no decision or no labels")
+        return None
+    labels = [str(label) for label in json.loads(decision)["labels"]]
+    if len(labels) > most:
+        warnings.append(f"{_LABEL_METRICS}: of {len(labels)} labels the first {most} are counted")
+    warmups = config.get("model_warmup") or []
+    rows = sum(max(1, int(w["batch_size"])) * max(1, int(w.get("count", 1))) for w in warmups)
+    return _LabelCounts(config["name"], version, labels[:most], rows)
 
 
 class _Lent:
@@ -431,7 +536,7 @@ def _to_triton(name: str, array: Any) -> Any:
 
 
 def _response(names: list[str], arrays: dict[str, Any]) -> Any:
-    tensors = [_to_triton(name, np.atleast_1d(arrays[name])) for name in names]
+    tensors = [_to_triton(name, arrays[name]) for name in names]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
