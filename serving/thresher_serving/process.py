@@ -1,4 +1,7 @@
-"""Starts Triton's process in a session of its own, and ends it with everything it started."""
+"""Starts Triton's process in a session of its own, and ends it with everything it started.
+
+Source: Triton's server.cc and its python backend, release 24.10 (what a dead backend leaves).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from types import FrameType
 import psutil
 
 from thresher.errors import ServerError
+from thresher_serving.hidden_arguments import start_hidden
 
 __all__ = [
     "choose_ports",
@@ -24,6 +28,7 @@ __all__ = [
     "is_alive",
     "last_lines",
     "spawn",
+    "spawn_beside",
     "terminate",
 ]
 
@@ -32,6 +37,12 @@ _SAME_S = 0.05
 
 _SHARED = "/dev/shm/triton_"  # noqa: S108 - Triton chooses it
 """What the names of Triton's shared memory start with."""
+
+_BACKEND = "triton_python_b"
+"""What Linux calls a backend process: the first 15 letters of its program's name."""
+
+_DEAD_FOR_S = 2.0
+"""How long nothing but dead backends may be left before a server is not waited for any longer."""
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
 """The servers that this process started and has not seen end: each must be waited for here."""
@@ -87,25 +98,59 @@ def interrupts_deferred() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> int:
-    """Return the process id of a server started in a session of its own, writing to a log.
+def spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log_file: Path,
+    *,
+    hidden: Mapping[str, str] | None = None,
+) -> int:
+    """Return the process id of a server started in a session of its own, writing to a new log.
+
+    Args:
+        command: The program and its arguments.
+        environment: Its environment.
+        log_file: Where its output goes. The watcher writes there too, so both append.
+        hidden: For an argument of the command, the one that the program is to see in its place:
+            it holds a key, and what a command line holds, each user of the machine can read.
 
     Raises:
         ServerError: If the binary cannot be started or the log cannot be written.
     """
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        log_file.write_bytes(b"")
+        with log_file.open("ab") as log:
+            if hidden:
+                process = start_hidden(command, hidden, environment, log)
+            else:
+                process = subprocess.Popen(
+                    command,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
     except OSError as error:
         raise ServerError(f"{command[0]} cannot be started, log {log_file}: {error}") from None
+    _CHILDREN[process.pid] = process
+    return process.pid
+
+
+def spawn_beside(command: Sequence[str], told: str, log_file: Path) -> int:
+    """Return the process id of a helper in a session of its own, which is told a text (stdin)."""
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(told.encode())
     _CHILDREN[process.pid] = process
     return process.pid
 
@@ -122,7 +167,7 @@ def is_alive(pid: int, created_at: float) -> bool:
     """Return whether the very process that was started then still runs (a zombie does not)."""
     child = _CHILDREN.get(pid)
     if child is not None and child.poll() is not None:
-        del _CHILDREN[pid]
+        _CHILDREN.pop(pid, None)  # another thread may have done so
         return False
     try:
         process = psutil.Process(pid)
@@ -136,7 +181,8 @@ def terminate(pid: int, created_at: float, *, timeout_s: float) -> bool:
     """End a server and all processes of its session; return whether it went by itself.
 
     SIGTERM goes to the server only, so that it can finish what is in flight and end its own
-    helpers; what is left after the time goes with SIGKILL.
+    helpers; what is left after the time goes with SIGKILL. So does a server that waits for nothing
+    but backend processes that died before: Triton counts those as live models for ever.
     """
     regions = _shared_memory(pid, created_at)
     interrupted = False
@@ -144,9 +190,7 @@ def terminate(pid: int, created_at: float, *, timeout_s: float) -> bool:
         if is_alive(pid, created_at):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            end = time.monotonic() + timeout_s
-            while is_alive(pid, created_at) and time.monotonic() < end:
-                time.sleep(0.02)
+            _wait_gone(pid, created_at, timeout_s)
     except KeyboardInterrupt:  # whoever cannot wait gets what was asked for, without grace
         interrupted = True
     went = not is_alive(pid, created_at)
@@ -167,6 +211,35 @@ def terminate(pid: int, created_at: float, *, timeout_s: float) -> bool:
     if interrupted:
         raise KeyboardInterrupt
     return went
+
+
+def _wait_gone(pid: int, created_at: float, timeout_s: float) -> None:
+    """Wait until a server is gone, the time is over, or all that it waits for is dead."""
+    now = time.monotonic()
+    end, dead_since, look = now + timeout_s, None, now
+    while is_alive(pid, created_at) and now < end:
+        time.sleep(0.02)
+        now = time.monotonic()
+        if now < look:
+            continue
+        look = now + 0.25
+        if not _waits_for_the_dead(pid):
+            dead_since = None
+        elif dead_since is None:
+            dead_since = now
+        elif now - dead_since > _DEAD_FOR_S:
+            return
+
+
+def _waits_for_the_dead(pid: int) -> bool:
+    """Return whether a server has children, and each is a backend process that has died."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(pid).children()
+        return bool(children) and all(
+            child.status() == psutil.STATUS_ZOMBIE and child.name().startswith(_BACKEND)
+            for child in children
+        )
+    return False
 
 
 def _session(leader: int, created_at: float) -> list[psutil.Process]:
@@ -199,7 +272,7 @@ def last_lines(path: Path, count: int = 15) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))
-            text = file.read().decode("utf-8", errors="replace")
+            text = file.read(16384).decode("utf-8", errors="replace")
     except OSError as error:
         return f"(no log: {error})"
     return "\n".join(text.strip().splitlines()[-count:])

@@ -250,6 +250,19 @@ def test_a_foreground_server_that_dies_is_an_error_with_its_log(
     assert session_of(started.pid) == []
 
 
+def test_a_foreground_server_that_is_stopped_from_elsewhere_is_no_error(
+    serving: subprocess.Popen[str], small: Path, clean: Path
+) -> None:
+    assert serving.stdout is not None
+    while "Started GRPCInferenceService" not in (line := serving.stdout.readline()):
+        assert line, "the log is streamed"
+    assert stop_server(clean) is not None
+    out, errors = serving.communicate(timeout=60)
+    assert out.endswith("over\n"), errors
+    assert serving.returncode == 0
+    assert tritons_on(small) == []
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> Callable[..., Path]:
     """Write a state file that tells of some process."""

@@ -1,0 +1,270 @@
+"""Notices that a model's backend process died, and has Triton load the model anew.
+
+Triton never starts such a process again, and goes on saying READY while each request fails. So
+health is an inference: where no request of others has succeeded lately, a row of zeros is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from thresher.errors import ServerError
+from thresher_serving import process
+from thresher_serving.backend_processes import BackendProcesses
+from thresher_serving.connection import as_connection
+from thresher_serving.probe import Health, zero_row
+from thresher_serving.state import RunningServer, from_json, to_json
+
+__all__ = ["Watch", "start_watcher", "watching"]
+
+_PERIOD_S = 0.25
+_PROBE_EVERY_S = 1.0
+"""How often a version without traffic is asked for a prediction."""
+
+_CALL_S = 5.0
+_LOAD_S = 120.0
+_SILENT_S = 10.0
+"""How long no answer at all is taken for being busy."""
+
+_RETRY_S = 3.0
+"""How often a model that was unloaded here, and could not be loaded again, is tried."""
+
+_OFTEN = (3, 60.0, 10.0)
+"""After so many deaths within so many seconds, a version is mended no sooner than after the last:
+what kills its process with each request must not keep the machine busy with loading."""
+
+
+@dataclass(slots=True)
+class _Version:
+    """What is known of one version that says READY."""
+
+    successes: int = 0
+    failures: int = 0
+    probed: float = float("-inf")
+    silent_since: float | None = None
+    has_complained: bool = False
+    deaths: list[float] = field(default_factory=list)
+
+
+class Watch:
+    """Looks after one server's models.
+
+    Args:
+        server: The server.
+        say: Takes a line for the log; by default the end of the server's own.
+    """
+
+    def __init__(self, server: RunningServer, say: Callable[[str], None] | None = None) -> None:
+        self._server = server
+        self._say = say or _log_of(server)
+        self._client = as_connection(server.where).open()
+        self._processes = BackendProcesses(server.pid, Path(server.repository))
+        self._versions: dict[tuple[str, int], _Version] = {}
+        self._owed: dict[str, float] = {}
+        self._unreachable_since: float | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Look again and again, until the server ends or it is told to stop."""
+        told = ""
+        while not stop.wait(_PERIOD_S) and self._server.is_alive():
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
+                if (text := f"the watch itself failed: {error!r}") != told:
+                    self._say(text)
+                told = text
+        self._client.close()
+
+    def look(self) -> None:
+        """Look once at each version that says READY, and mend what is dead."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            told = self._client.get_inference_statistics(client_timeout=_CALL_S).model_stats
+        except InferenceServerException as error:
+            self._not_reached(error)
+            self._pay()
+            return
+        self._unreachable_since = None
+        # a rollout watches what it loads beside a model, under a name with a dot
+        own = (model for model in told if not model.name.startswith("."))
+        ready = {(m.name, int(m.version)): m.inference_stats for m in own}
+        for key in self._versions.keys() - ready.keys():
+            del self._versions[key]  # unloaded by somebody; what it was is of no use
+        for (name, version), stats in sorted(ready.items(), key=lambda item: item[0]):
+            self._look_at(name, version, stats.success.count, stats.fail.count)
+        self._pay()
+
+    def _not_reached(self, error: Any) -> None:
+        now = time.monotonic()
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+        elif now - self._unreachable_since > _SILENT_S:
+            self._unreachable_since = float("inf")  # said once is enough
+            self._say(f"the server itself has not answered for {_SILENT_S:g} s: {error.message()}")
+
+    def _look_at(self, name: str, version: int, successes: int, failures: int) -> None:
+        is_new = (name, version) not in self._versions
+        seen = self._versions.setdefault((name, version), _Version())
+        succeeded = successes > seen.successes and not is_new
+        failed = failures > seen.failures and not is_new
+        seen.successes, seen.failures = successes, failures
+        if succeeded and not failed:
+            seen.silent_since, seen.has_complained = None, False
+            return
+        now = time.monotonic()
+        if self._processes.has_died(name, version):
+            health = Health.DEAD
+        elif now - seen.probed >= (_PROBE_EVERY_S / 2 if failed else _PROBE_EVERY_S):
+            health = self._probe(seen, name, version, several=failed)
+        else:
+            return
+        if health is Health.DEAD:
+            self._died(seen, name, version)
+        elif health is Health.SILENT and not succeeded:
+            seen.silent_since = seen.silent_since or now
+            if now - seen.silent_since > _SILENT_S and not seen.has_complained:
+                seen.has_complained = True
+                self._say(f"{name} version {version} has not answered for {_SILENT_S:g} s")
+        else:
+            seen.silent_since, seen.has_complained = None, False
+
+    def _probe(self, seen: _Version, name: str, version: int, *, several: bool) -> Health:
+        """Ask for a prediction; several, so that each instance has its turn, if some failed."""
+        seen.probed = time.monotonic()
+        row = zero_row(self._client, name, version, timeout_s=_CALL_S)
+        if row is None:
+            return Health.ALIVE
+        health = Health.ALIVE
+        for _ in range(2 * max(1, self._processes.living(name, version)) if several else 1):
+            health = row.send(self._client)
+            if health is not Health.ALIVE:
+                return health
+            seen.successes += row.counted
+        self._processes.remember(name, version)
+        return health
+
+    def _died(self, seen: _Version, name: str, version: int) -> None:
+        most, within_s, pause_s = _OFTEN
+        now = time.monotonic()
+        seen.deaths = [at for at in seen.deaths if now - at < within_s]
+        if len(seen.deaths) >= most and now - seen.deaths[-1] < pause_s:
+            return
+        seen.deaths.append(now)
+        who = f"{name} version {version}"
+        often = f", the {len(seen.deaths)}th time lately" if len(seen.deaths) > most else ""
+        self._say(f"{who}: its backend process died{often}; loading it anew")
+        if self._mended(name, version):
+            seen.probed = time.monotonic()
+            self._say(f"{who} answers again, {time.monotonic() - now:.1f} s after this was noticed")
+
+    def _mended(self, name: str, version: int) -> bool:
+        """Load a version anew; return whether it answers."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            if self._touch(name, version):  # the other versions and instances go on meanwhile
+                self._client.load_model(name, client_timeout=_LOAD_S)
+                if self._answers(name, version):
+                    return True
+            self._say(f"{name}: taking it out of service for a moment, to load it from scratch")
+            self._client.unload_model(name, client_timeout=_CALL_S)
+            self._owed[name] = 0.0
+            self._client.load_model(name, client_timeout=_LOAD_S)
+            del self._owed[name]
+        except InferenceServerException as error:
+            if name in self._owed:
+                self._owed[name] = time.monotonic() + _RETRY_S
+            self._say(f"{name} cannot be loaded: {error.message()}. It is tried again")
+            return False
+        return self._answers(name, version)
+
+    def _answers(self, name: str, version: int) -> bool:
+        self._processes.bury()
+        seen = self._versions.setdefault((name, version), _Version())
+        return self._probe(seen, name, version, several=True) is Health.ALIVE
+
+    def _touch(self, name: str, version: int) -> bool:
+        """Give a version's files a new time, by which Triton knows that there is work to do."""
+        folder = Path(self._server.repository) / name / str(version)
+        try:
+            next(path for path in sorted(folder.rglob("*")) if path.is_file()).touch()
+        except (OSError, StopIteration):
+            return False  # a repository that cannot be written, or is not a folder here
+        return True
+
+    def _pay(self) -> None:
+        """Load what was unloaded here and could not be loaded again."""
+        from tritonclient.utils import InferenceServerException
+
+        for name in [name for name, at in self._owed.items() if time.monotonic() >= at]:
+            try:
+                if not self._client.is_model_ready(name, client_timeout=_CALL_S):
+                    self._client.load_model(name, client_timeout=_LOAD_S)
+                    self._say(f"{name} is loaded again")
+                del self._owed[name]
+            except InferenceServerException:
+                self._owed[name] = time.monotonic() + _RETRY_S
+
+
+def _log_of(server: RunningServer) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        line = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} thresher: {text}\n"
+        try:
+            with Path(server.log_file).open("a", encoding="utf-8") as log:
+                log.write(line)
+        except OSError:  # a full disk, for one
+            with contextlib.suppress(OSError):
+                sys.stderr.write(line)
+
+    return say
+
+
+@contextlib.contextmanager
+def watching(server: RunningServer) -> Iterator[None]:
+    """Watch a server in a thread while the block runs."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Watch(server).run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=2)
+
+
+def start_watcher(server: RunningServer) -> tuple[int, float]:
+    """Return process id and start of a process that watches a server until that ends.
+
+    Raises:
+        ServerError: If it cannot be started.
+    """
+    command = [sys.executable, "-m", "thresher_serving.watch"]
+    try:
+        pid = process.spawn_beside(command, to_json(server), Path(server.log_file))
+    except OSError as error:
+        raise ServerError(f"the server's watcher cannot be started: {error}") from None
+    return pid, process.created(pid) or 0.0
+
+
+def main() -> None:
+    """Watch the server that standard input describes; `thresher stop` ends this process first."""
+    server = from_json(sys.stdin.read())
+    Watch(server).run(threading.Event())
+    process.terminate(server.pid, server.created, timeout_s=0)  # what it has left behind
+    _log_of(server)(
+        f"the Triton server (process {server.pid}) has ended, and not by `thresher stop`. It is "
+        "not started again by itself. Run: thresher serve --background"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""What a server does when its surroundings fail: disk, log, repository, MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from thresher.errors import ServerError
+from thresher_serving import Runtime, start_server
+
+NO_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+
+COMMON = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, psutil
+from tritonclient.grpc import InferInput
+from tritonclient.utils import InferenceServerException
+from thresher.errors import ServerError
+from thresher_serving import find_runtime, start_server
+from thresher_serving.connection import as_connection
+
+models, folder = Path(sys.argv[1]), Path(sys.argv[2])
+
+def start(**given):
+    return start_server(models, runtime=find_runtime(install=False), grpc_port=0, http_port=0,
+                        metrics_port=0, watch=True, **given)
+
+def ask(server, rows=1):
+    client = as_connection(server.grpc_url).open()
+    array = np.random.default_rng(0).random((rows, 2), np.float32)
+    feed = InferInput("x", list(array.shape), "FP32").set_data_from_numpy(array)
+    try:
+        answer = client.infer("pair", [feed], client_timeout=20).as_numpy("y")
+    except InferenceServerException as error:
+        return "error: " + str(error)
+    finally:
+        client.close()
+    return "right" if np.array_equal(answer, array) else "WRONG"
+
+def kill_backends(server):
+    for child in psutil.Process(server.pid).children():
+        if child.status() != psutil.STATUS_ZOMBIE:
+            child.kill()
+
+def wait_for(check, within_s=15):
+    end = time.monotonic() + within_s
+    while not check():
+        if time.monotonic() > end:
+            print("not in time"); sys.exit(1)
+        time.sleep(0.1)
+
+def mount(*options):
+    subprocess.run(["mount", *map(str, options)], check=True)
+"""
+
+
+@pytest.fixture
+def models(publish: Callable[..., Path], repository: Path, zoo: list[str], tmp_path: Path) -> Path:
+    text = (repository / "warm/config.pbtxt").read_text().split("model_warmup")[0]
+    text = text.replace("max_batch_size: 4", "max_batch_size: 1000000")
+    text += "instance_group { count: 1 kind: KIND_CPU }"
+    model = (repository / "warm/1/model.onnx").read_bytes()
+    return publish("pair", model, text, root=tmp_path / "models").parent
+
+
+def run(script: str, *arguments: Path, in_namespace: bool) -> list[str]:
+    """Return the lines that a script prints, run with mounts of its own where it needs them."""
+    prefix = []
+    if in_namespace:
+        prefix = ["unshare", "--user", "--map-root-user", "--mount"]
+        if (
+            shutil.which("unshare") is None
+            or subprocess.run([*prefix, "true"], check=False).returncode
+        ):
+            pytest.skip("mounts without privileges (unshare) are not allowed here")
+    command = [*prefix, sys.executable, "-c", COMMON + script, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_a_full_disk_takes_the_log_and_no_answer(models: Path, tmp_path: Path) -> None:
+    script = """
+def fill():
+    with (folder / "filler").open("ab", buffering=0) as file:
+        while True:
+            try:
+                file.write(b"0" * 64)
+            except OSError as error:
+                return error.strerror
+
+mount("-t", "tmpfs", "-o", "size=256k", "tmpfs", folder)
+server = start(state_dir=folder / "state")
+try:
+    print(fill())
+    print(ask(server))
+    time.sleep(1.5)
+    kill_backends(server)
+    wait_for(lambda: ask(server) == "right")
+    print(ask(server), "again")
+finally:
+    server.stop(timeout_s=0.1)
+fill()
+try:
+    start(state_dir=folder / "other", log_file=Path("/dev/full")).stop(timeout_s=0.1)
+except ServerError as error:
+    print(error)
+print([p.pid for p in psutil.process_iter() if str(models) in " ".join(p.cmdline()[1:4])
+       and "tritonserver" in p.name()])
+"""
+    (tmp_path / "disk").mkdir()
+    full, answer, again, refused, left = run(script, models, tmp_path / "disk", in_namespace=True)
+    assert full == "No space left on device"
+    assert (answer, again) == ("right", "right again")
+    assert "server.json cannot be written" in refused
+    assert left == "[]", "no process is left behind"
+
+
+def test_shared_memory_that_is_full_fails_the_request_and_not_the_server(
+    models: Path, tmp_path: Path
+) -> None:
+    script = """
+mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", "/dev/shm")
+server = start(state_dir=folder / "state")
+try:
+    print(ask(server))
+    print(ask(server, rows=1_000_000))
+    wait_for(lambda: ask(server) == "right")
+    print(ask(server), "again")
+finally:
+    server.stop(timeout_s=0.1)
+"""
+    before, large, after = run(script, models, tmp_path, in_namespace=True)
+    assert (before, after) == ("right", "right again")
+    assert large.startswith("error: ")
+
+
+def test_a_repository_that_cannot_be_written_serves_and_is_mended(
+    models: Path, tmp_path: Path
+) -> None:
+    script = """
+mount("--bind", models, models)
+mount("-o", "remount,ro,bind", models)
+server = start(state_dir=folder / "state")
+try:
+    print(ask(server))
+    time.sleep(1.5)
+    kill_backends(server)
+    killed = time.monotonic()
+    wait_for(lambda: ask(server) == "right")
+    print("right after", round(time.monotonic() - killed))
+    print(Path(server.log_file).read_text().count("taking it out of service for a moment"))
+finally:
+    server.stop(timeout_s=0.1)
+"""
+    before, after, from_scratch = run(script, models, tmp_path, in_namespace=True)
+    assert before == "right"
+    assert int(after.removeprefix("right after ")) <= 5
+    assert from_scratch == "1"
+
+
+def test_a_repository_that_vanishes_is_missed_at_the_next_load_and_loaded_when_it_is_back(
+    models: Path, tmp_path: Path
+) -> None:
+    script = """
+server = start(state_dir=folder / "state")
+log = Path(server.log_file)
+try:
+    time.sleep(1.5)
+    models.rename(folder / "elsewhere")
+    print(ask(server))
+    kill_backends(server)
+    wait_for(lambda: "pair cannot be loaded" in log.read_text())
+    print(ask(server))
+    (folder / "elsewhere").rename(models)
+    wait_for(lambda: ask(server) == "right", within_s=25)
+    print(ask(server), "again")
+finally:
+    server.stop(timeout_s=0.1)
+"""
+    before, gone, again = run(script, models, tmp_path, in_namespace=False)
+    assert (before, again) == ("right", "right again")
+    assert gone.startswith("error: ")
+
+
+def test_a_log_that_cannot_be_written_costs_nothing_but_the_log(
+    models: Path, tmp_path: Path
+) -> None:
+    script = """
+server = start(state_dir=folder / "state", log_file=Path("/dev/full"))
+try:
+    time.sleep(1.5)
+    kill_backends(server)
+    wait_for(lambda: ask(server) == "right")
+    print(ask(server))
+finally:
+    server.stop(timeout_s=0.1)
+"""
+    assert run(script, models, tmp_path, in_namespace=False) == ["right"]
+
+
+def test_a_log_that_cannot_be_made_is_told_before_anything_starts(
+    models: Path, runtime: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ServerError, match=r"cannot be started, log .*file/server.log"):
+        start_server(
+            models,
+            runtime=runtime,
+            state_dir=tmp_path / "state",
+            log_file=tmp_path / "file/server.log",
+            **NO_PORTS,
+        )
+
+
+def test_the_commands_serve_and_stop_need_no_mlflow(models: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+
+    def thresher(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "thresher", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    refused = thresher("serve", "--background", "--host", "0.0.0.0", *ports)
+    assert refused.returncode == 1
+    assert "thresher serve --public" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    started = thresher("serve", "--background", "--repository", str(models), *ports)
+    try:
+        assert started.returncode == 0, started.stderr
+        assert "pair version 1" in started.stdout
+        state = json.loads((tmp_path / ".thresher/server.json").read_text())
+        assert state["watcher"] is not None
+    finally:
+        stopped = thresher("stop")
+    assert f"Stopped Triton (process {state['pid']})" in stopped.stdout
