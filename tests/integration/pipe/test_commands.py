@@ -119,6 +119,24 @@ def test_new_version_goes_live_in_the_running_server(served: Path, log_version: 
     np.testing.assert_array_equal(answer.thresholds, np.float32(thresholds))
 
 
+def test_new_thresholds_go_live_and_back_with_two_commands(served: Path) -> None:
+    done = thresher("tune", "models:/weather/1", "--objective", "f2", "--rollout")
+    assert "weather version 2 serves on" in done.output
+    client = connect().MlflowClient()
+    assert int(client.get_model_version_by_alias("weather", "champion").version) == 2
+    running = running_server()
+    assert running is not None
+    rows = {"features": np.zeros((3, 6), np.float32)}
+    with Client(running.grpc_url) as served_by:
+        answer = served_by.predict("weather", rows)
+        assert answer.model_version == 2
+        assert answer.thresholds is not None
+        assert list(answer.thresholds) == list(resolve("models:/weather/2").decision().thresholds)
+        thresher("rollback", "weather")
+        assert served_by.predict("weather", rows).model_version == 1
+    assert "weather" in thresher("status").output
+
+
 def test_published_model_that_was_tampered_with_is_found(published: Path) -> None:
     path = published / "model_repository/weather/1/model.onnx"
     model = onnx.load(path)
