@@ -113,8 +113,9 @@ try:
     start(state_dir=folder / "other", log_file=Path("/dev/full")).stop(timeout_s=0.1)
 except ServerError as error:
     print(error)
-print([p.pid for p in psutil.process_iter() if str(models) in " ".join(p.cmdline()[1:4])
-       and "tritonserver" in p.name()])
+told = [(p.pid, p.info) for p in psutil.process_iter(["cmdline", "name"])]
+print([pid for pid, i in told if "tritonserver" in (i["name"] or "")
+       and str(models) in " ".join((i["cmdline"] or [])[1:4])])
 """
     (tmp_path / "disk").mkdir()
     full, answer, again, refused, left = run(script, models, tmp_path / "disk", in_namespace=True)

@@ -76,7 +76,7 @@ def test_a_copy_is_a_network_of_its_own_with_the_same_forward(network, copied):
 
 def test_it_passes_what_is_checked_before_training(network):
     split = Split(inputs=INPUTS, targets_NL=np.zeros((6, 4), np.float32))
-    assert check_network(network, split) == ("picture", "place")
+    assert check_network(network, split) == {"picture": (0,), "place": (0,)}
 
 
 def test_weights_have_names_that_do_not_change(network):

@@ -65,7 +65,7 @@ def test_the_mean_of_networks_is_the_mean_of_their_logits():
         torch.testing.assert_close(found, expected)
     for again in (copy.deepcopy(mean), pickle.loads(pickle.dumps(mean))):
         assert torch.equal(again(features=x), mean(x))
-    assert check_network(mean, data().splits["train"]) == ("features",)
+    assert check_network(mean, data().splits["train"]) == {"features": (0,)}
 
 
 def epoch(number, loss):

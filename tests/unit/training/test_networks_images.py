@@ -80,7 +80,9 @@ def test_it_can_be_trained_and_starts_from_the_labels_frequencies():
     image = pictures(8).numpy()
     targets = np.float32([[row < 2, row < 6] for row in range(8)])
     network = photo_resnet(num_labels=2, channels=[4, 8])
-    assert check_network(network, Split(inputs={"image": image}, targets_NL=targets)) == ("image",)
+    assert check_network(network, Split(inputs={"image": image}, targets_NL=targets)) == {
+        "image": (0,)
+    }
     set_prior_bias(network, targets)
     assert network.head[-1].bias[0] < 0 < network.head[-1].bias[1]
 

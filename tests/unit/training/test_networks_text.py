@@ -195,5 +195,5 @@ def test_the_recipes_network_takes_a_trial_batch(name):
 
     factory = import_callable(recipe.network.factory, key="network.factory", folders=[])
     network = call_with_options(factory, recipe.network.options, key="network", num_labels=28)
-    order = check_network(network, split, trim_by="attention_mask")
-    assert order == ("input_ids", "attention_mask")
+    free_axes = check_network(network, split, trim_by="attention_mask")
+    assert free_axes == {"input_ids": (0, 1), "attention_mask": (0, 1)}
