@@ -123,9 +123,8 @@ def _print(tuned: Tuned, *, batch_size: int, clients: int, dry_run: bool) -> Non
         click.echo("The settings as they are were the best; nothing was written")
     else:
         done = "Not written, as asked" if dry_run else "Written into its config.pbtxt"
-        click.echo(
-            f"{ratio:.2f} times the throughput. {done}; a server takes them at its next load"
-        )
+        click.echo(f"{ratio:.2f} times the throughput. {done}")
+        say("Next: thresher serve --background (a server that runs takes them then)")
         click.echo(f"To keep them at the next export, put into the recipe:\n{tuned.best.recipe()}")
 
 
