@@ -40,6 +40,7 @@ from thresher_export.convert import convert
 from thresher_export.head import append_decision_head
 from thresher_export.onnx_file import save_model
 from thresher_export.triton_config import build_config
+from thresher_export.triton_options import TritonOptions
 from thresher_serving import Client, find_runtime, start_server
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
@@ -102,7 +103,7 @@ def larger_networks() -> dict[str, ir.Model]:
 
 
 def publish(models: dict[str, ir.Model], root: Path) -> None:
-    """Publish each with its head and the settings that export writes; and the floor."""
+    """Publish each with its head, two copies of the small ones; and the floor."""
     repository = ModelRepository(root)
     for name, model in models.items():
         num_labels = int(model.graph.outputs[0].shape[1])  # type: ignore[index,arg-type]
@@ -112,7 +113,9 @@ def publish(models: dict[str, ir.Model], root: Path) -> None:
         with repository.staging(name) as staged:
             (file, *_) = save_model(append_decision_head(model, decision), staged / "model.onnx")
             proto = onnx.load(file, load_external_data=False)
-            config = build_config(proto, decision, name=name, version=1)
+            # one copy is what export writes; two are what `thresher tune-serving` finds here
+            options = TritonOptions(instance_count=1 if name == "MiniLM" else 2)
+            config = build_config(proto, decision, name=name, version=1, options=options)
             repository.publish(name, 1, staged, config, decision)
     config = repository.read_config("small")
     floor = root / "floor"
