@@ -31,8 +31,8 @@ import onnxruntime as ort
 from load import Endpoint, Figures, measure, median
 from onnx import TensorProto, helper, numpy_helper
 from peer_servers import FILES, PEERS, json_endpoint, started
-from tritonclient.grpc import service_pb2 as pb
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import np_to_triton_dtype
 
 from thresher import Decision
 from thresher.repository import ModelRepository
@@ -42,6 +42,7 @@ from thresher_export.onnx_file import save_model
 from thresher_export.triton_config import build_config
 from thresher_export.triton_options import TritonOptions
 from thresher_serving import Client, find_runtime, start_server
+from thresher_serving.tuning.load import infer_request
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 WIDTH, HIDDEN, NUM_LABELS = 128, 512, 20
@@ -132,20 +133,14 @@ def publish(models: dict[str, ir.Model], root: Path) -> None:
 def grpc_endpoint(
     url: str, model: str, inputs: Inputs, outputs: tuple[str, ...] = ASKED
 ) -> Endpoint:
-    request = pb.ModelInferRequest(model_name=model)
-    for name, array in inputs.items():
-        request.inputs.add(name=name, datatype=_TYPES[array.dtype.str], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    for name in outputs:
-        request.outputs.add(name=name)
-    body = request.SerializeToString()
+    body = infer_request(model, inputs, outputs)
     return Endpoint(url=url, body=b"\0" + struct.pack(">I", len(body)) + body, is_grpc=True)
 
 
 def http_endpoint(url: str, model: str, inputs: Inputs) -> Endpoint:
     feeds = []
     for name, array in inputs.items():
-        feed = InferInput(name, array.shape, _TYPES[array.dtype.str])
+        feed = InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
         feeds.append(feed.set_data_from_numpy(array, binary_data=True))
     asked = [InferRequestedOutput(name, binary_data=True) for name in ASKED]
     body, length = InferenceServerClient.generate_request_body(feeds, outputs=asked)
@@ -157,9 +152,6 @@ def http_endpoint(url: str, model: str, inputs: Inputs) -> Endpoint:
             "content-type": "application/octet-stream",
         },
     )
-
-
-_TYPES = {"<f4": "FP32", "<i8": "INT64", "|u1": "UINT8"}
 
 
 def in_process(root: Path, case: Case, seconds: float) -> Figures:

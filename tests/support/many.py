@@ -7,11 +7,14 @@ else lies where training puts it. What is registered and exported is real in all
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from support.weather import DECISION, LABELS, NUM_FEATURES, Weather
@@ -19,13 +22,26 @@ from thresher import Decision
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import DECISION_FILE, ModelVersion, connect, resolve
 
-__all__ = ["CRASH", "EATS", "EXITS", "HANGS", "Registry"]
+__all__ = ["CRASH", "EATS", "EXITS", "HANGS", "Registry", "empty_store"]
 
 # What loading a poisoned program does: torch unpickles a program's example inputs.
 HANGS = "__import__('time').sleep(1000000)"
 EXITS = "__import__('os')._exit(7)"
 CRASH = "__import__('os').kill(__import__('os').getpid(), __import__('signal').SIGSEGV)"
 EATS = "[bytearray(b'x' * 2**24) for _ in range(1000000)]"
+
+
+@contextmanager
+def empty_store(empty_mlflow_db: Path, folder: Path) -> Iterator[None]:
+    """Make a folder the working folder, with an MLflow store of its own, until the block ends."""
+    shutil.copy(empty_mlflow_db, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow = connect()
+        mlflow.set_tracking_uri(None)
+        mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+        yield
 
 
 class _Runs:

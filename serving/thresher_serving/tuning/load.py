@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import Pool
 from types import TracebackType
@@ -25,16 +25,6 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 WARM_UP_S = 0.5
 TIMEOUT_S = 30.0
 
-_TYPES = {
-    "b1": "BOOL",
-    "u1": "UINT8",
-    "i4": "INT32",
-    "i8": "INT64",
-    "f2": "FP16",
-    "f4": "FP32",
-    "f8": "FP64",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
@@ -48,21 +38,27 @@ class Load:
     """Requests that were answered with an error."""
 
 
-def infer_request(name: str, inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Return a request for probabilities and labels, as it goes over the wire.
+def infer_request(
+    name: str,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    outputs: Sequence[str] = ("probabilities", "labels"),
+) -> bytes:
+    """Return a request as it goes over the wire.
 
     Args:
         name: The model.
         inputs: Its inputs by name, each [N, ...].
+        outputs: What is asked for; nothing asks for all.
     """
     from tritonclient.grpc import service_pb2 as pb
+    from tritonclient.utils import np_to_triton_dtype
 
     request = pb.ModelInferRequest(model_name=name)
     for key, array in inputs.items():
-        datatype = _TYPES[array.dtype.newbyteorder("=").str[1:]]
+        datatype = np_to_triton_dtype(array.dtype)
         request.inputs.add(name=key, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
-    for output in ("probabilities", "labels"):
+    for output in outputs:
         request.outputs.add(name=output)
     return bytes(request.SerializeToString())
 

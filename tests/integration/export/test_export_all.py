@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from support.many import CRASH, EATS, EXITS, HANGS, Registry
+from support.many import CRASH, EATS, EXITS, HANGS, Registry, empty_store
 from thresher import Decision
 from thresher.cli import main
 from thresher.errors import ConfigError, NotFoundError
-from thresher.registry import connect
 from thresher.repository import ModelRepository
 from thresher_export import ExportOptions, export_version
 from thresher_export.jobs import is_published, select_versions
@@ -45,13 +44,7 @@ POISONED = {
 def folder(empty_mlflow_db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working folder of these tests, with a store of models good and bad."""
     folder = tmp_path_factory.mktemp("registry")
-    shutil.copy(empty_mlflow_db, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        mlflow = connect()
-        mlflow.set_tracking_uri(None)
-        mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    with empty_store(empty_mlflow_db, folder):
         registry = Registry()
         for name in GOOD:
             registry.add(name, tags={**BAD, "team": "weather"}, alias="champion")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.many import EXITS, Registry
-from thresher.registry import connect
+from support.many import EXITS, Registry, empty_store
 from thresher.repository import ModelRepository
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
@@ -38,13 +36,7 @@ def address() -> Iterator[str]:
 def folder(empty_mlflow_db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working folder of these tests, with a store of four good models and two bad ones."""
     folder = tmp_path_factory.mktemp("registry")
-    shutil.copy(empty_mlflow_db, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        mlflow = connect()
-        mlflow.set_tracking_uri(None)
-        mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    with empty_store(empty_mlflow_db, folder):
         registry = Registry()
         for name in GOOD:
             registry.add(name)
