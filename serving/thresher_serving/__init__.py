@@ -9,50 +9,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thresher_serving.async_client import AsyncClient as AsyncClient
-    from thresher_serving.client import Client as Client
-    from thresher_serving.client import ModelMetadata as ModelMetadata
-    from thresher_serving.client import NamedLabel as NamedLabel
-    from thresher_serving.client import Prediction as Prediction
-    from thresher_serving.client import TensorMetadata as TensorMetadata
+    from thresher_serving.client.async_client import AsyncClient as AsyncClient
+    from thresher_serving.client.client import Client as Client
+    from thresher_serving.client.client import ModelMetadata as ModelMetadata
+    from thresher_serving.client.client import NamedLabel as NamedLabel
+    from thresher_serving.client.client import Prediction as Prediction
+    from thresher_serving.client.client import TensorMetadata as TensorMetadata
+    from thresher_serving.client.pictures import load_example as load_example
+    from thresher_serving.client.pictures import true_labels as true_labels
+    from thresher_serving.client.retries import Retries as Retries
     from thresher_serving.connection import Connection as Connection
     from thresher_serving.connection import Tls as Tls
     from thresher_serving.control import ModelState as ModelState
-    from thresher_serving.pictures import load_example as load_example
-    from thresher_serving.pictures import true_labels as true_labels
-    from thresher_serving.retries import Retries as Retries
-    from thresher_serving.runtime import Runtime as Runtime
-    from thresher_serving.runtime import find_runtime as find_runtime
-    from thresher_serving.runtime import install_runtime as install_runtime
-    from thresher_serving.runtime import remove_runtime as remove_runtime
-    from thresher_serving.runtime import runtime_info as runtime_info
-    from thresher_serving.server import RunningServer as RunningServer
-    from thresher_serving.server import running_server as running_server
-    from thresher_serving.server import start_server as start_server
-    from thresher_serving.server import stop_server as stop_server
+    from thresher_serving.embedded.runtime import Runtime as Runtime
+    from thresher_serving.embedded.runtime import find_runtime as find_runtime
+    from thresher_serving.embedded.runtime import install_runtime as install_runtime
+    from thresher_serving.embedded.runtime import remove_runtime as remove_runtime
+    from thresher_serving.embedded.runtime import runtime_info as runtime_info
+    from thresher_serving.embedded.server import RunningServer as RunningServer
+    from thresher_serving.embedded.server import running_server as running_server
+    from thresher_serving.embedded.server import start_server as start_server
+    from thresher_serving.embedded.server import stop_server as stop_server
 
 _MODULES = {
-    "AsyncClient": "async_client",
-    "Client": "client",
+    "AsyncClient": "client.async_client",
+    "Client": "client.client",
     "Connection": "connection",
-    "ModelMetadata": "client",
+    "ModelMetadata": "client.client",
     "ModelState": "control",
-    "NamedLabel": "client",
-    "Prediction": "client",
-    "Retries": "retries",
-    "RunningServer": "server",
-    "Runtime": "runtime",
-    "TensorMetadata": "client",
+    "NamedLabel": "client.client",
+    "Prediction": "client.client",
+    "Retries": "client.retries",
+    "RunningServer": "embedded.server",
+    "Runtime": "embedded.runtime",
+    "TensorMetadata": "client.client",
     "Tls": "connection",
-    "find_runtime": "runtime",
-    "install_runtime": "runtime",
-    "load_example": "pictures",
-    "remove_runtime": "runtime",
-    "running_server": "server",
-    "runtime_info": "runtime",
-    "start_server": "server",
-    "stop_server": "server",
-    "true_labels": "pictures",
+    "find_runtime": "embedded.runtime",
+    "install_runtime": "embedded.runtime",
+    "load_example": "client.pictures",
+    "remove_runtime": "embedded.runtime",
+    "running_server": "embedded.server",
+    "runtime_info": "embedded.runtime",
+    "start_server": "embedded.server",
+    "stop_server": "embedded.server",
+    "true_labels": "client.pictures",
 }
 
 __all__ = [  # noqa: PLE0604 - the names of _MODULES, and nothing else

@@ -24,7 +24,7 @@ from thresher.errors import NotFoundError, ThresherError
 from thresher.repository import ModelRepository
 from thresher_serving import Client, control, running_server
 from thresher_serving.connection import Connection
-from thresher_serving.public import connection_from_environment
+from thresher_serving.embedded.public import connection_from_environment
 from thresher_serving.rollout import RolloutOptions, StatusReader, roll_out
 
 __all__ = ["TritonDeploymentClient", "run_local", "target_help"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from support.mlflow_server import free_port
 from thresher_serving import Runtime
-from thresher_serving.process import created, terminate
+from thresher_serving.embedded.process import created, terminate
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from thresher.errors import ServerError
 if TYPE_CHECKING:
     from thresher_serving import NamedLabel
     from thresher_serving.connection import Connection
-    from thresher_serving.public import Public
+    from thresher_serving.embedded.public import Public
 
 __all__ = ["connect", "predict", "runtime", "serve", "stop"]
 
@@ -33,7 +33,7 @@ def connect(server: str | None) -> str | Connection:
         ServerError: If none is given and none runs.
     """
     from thresher_serving import running_server
-    from thresher_serving.public import connection_from_environment
+    from thresher_serving.embedded.public import connection_from_environment
 
     if server:
         return connection_from_environment(server)
@@ -102,7 +102,7 @@ def serve(
     Example: thresher serve --background
     """
     from thresher_serving import find_runtime, running_server, start_server
-    from thresher_serving.command import check_host
+    from thresher_serving.embedded.command import check_host
 
     public = None
     if is_public:
@@ -155,8 +155,8 @@ def _public(
     certificate: Path | None, private_key: Path | None, ca: Path | None, key_file: Path | None
 ) -> Public:
     """Return what a hardened server is started with."""
-    from thresher_serving.public import public_server
-    from thresher_serving.state import STATE_DIR
+    from thresher_serving.embedded.public import public_server
+    from thresher_serving.embedded.state import STATE_DIR
 
     if certificate is None or private_key is None:
         raise click.UsageError(

@@ -16,8 +16,8 @@ from thresher.errors import DataError, ServerError
 from thresher.golden import load_golden
 from thresher.repository import ModelRepository
 from thresher_serving import control
-from thresher_serving.runtime import Runtime
-from thresher_serving.server import RunningServer, start_server
+from thresher_serving.embedded.runtime import Runtime
+from thresher_serving.embedded.server import RunningServer, start_server
 from thresher_serving.tuning.load import Load, LoadGenerator, infer_request
 from thresher_serving.tuning.settings import (
     Objective,

@@ -15,7 +15,7 @@ import pytest
 from support.served_weather import write_weather
 from support.triton import Triton, triton
 from thresher_serving import Client, Runtime
-from thresher_serving.async_client import AsyncClient
+from thresher_serving.client.async_client import AsyncClient
 
 ROWS = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 """Three requests: each call cuts, pipelines and joins."""

@@ -17,9 +17,9 @@ from support.served_weather import write_weather
 from support.triton import Triton, triton
 from thresher.errors import NotFoundError, ServerError
 from thresher_serving import Client, Runtime
-from thresher_serving.async_client import AsyncClient
+from thresher_serving.client.async_client import AsyncClient
+from thresher_serving.client.retries import Retries
 from thresher_serving.connection import Connection, Tls
-from thresher_serving.retries import Retries
 
 LOGITS = np.float32([[0.3, -1.7, 2.1], [-0.2, 0.9, -3.3]])
 NOBODY = "127.0.0.1:1"

@@ -24,7 +24,7 @@ from support.hosts import write_certificate
 from thresher.errors import ServerError
 from thresher_serving import Client, RunningServer, Runtime, running_server, start_server
 from thresher_serving.connection import Connection, Tls
-from thresher_serving.public import key_headers, public_server
+from thresher_serving.embedded.public import key_headers, public_server
 
 NO_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
 HOST = "models.example.org"

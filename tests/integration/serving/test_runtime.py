@@ -17,7 +17,7 @@ from thresher_serving import (
     remove_runtime,
     runtime_info,
 )
-from thresher_serving.runtime_install import runtime_folder, what_is_broken
+from thresher_serving.embedded.runtime_install import runtime_folder, what_is_broken
 
 
 @pytest.fixture

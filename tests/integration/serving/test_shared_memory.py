@@ -17,7 +17,7 @@ from support.served_weather import THRESHOLDS, write_weather
 from support.triton import Triton, triton
 from thresher.errors import ServerError
 from thresher_serving import Client, Runtime
-from thresher_serving.async_client import AsyncClient
+from thresher_serving.client.async_client import AsyncClient
 from thresher_serving.connection import Connection
 
 BATCH = 120_000

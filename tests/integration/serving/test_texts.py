@@ -16,8 +16,8 @@ from support.triton import Triton, triton
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError
 from thresher_serving import Client, ModelMetadata, Runtime, TensorMetadata
-from thresher_serving.async_client import AsyncClient
-from thresher_serving.texts import TextTokenizer
+from thresher_serving.client.async_client import AsyncClient
+from thresher_serving.client.texts import TextTokenizer
 from thresher_training.loop.batches import trimmed
 from thresher_training.sources import text
 

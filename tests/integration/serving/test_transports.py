@@ -12,7 +12,7 @@ import pytest
 
 from thresher.errors import DataError, NotFoundError, ServerError
 from thresher_serving import Client, Prediction, RunningServer
-from thresher_serving.async_client import AsyncClient
+from thresher_serving.client.async_client import AsyncClient
 
 LOGITS = np.float32([[0.3, -1.7, 2.1], [-0.2, 0.9, -3.3], [0, 0, 0], [9, -9, 0.5], [1, 2, 3]])
 

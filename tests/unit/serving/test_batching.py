@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError
-from thresher_serving.batching import checked_outputs, cut, empty, join
-from thresher_serving.metadata import ModelMetadata, TensorMetadata
+from thresher_serving.client.batching import checked_outputs, cut, empty, join
+from thresher_serving.client.metadata import ModelMetadata, TensorMetadata
 
 
 def model(decision: Decision | None = None, *, width: int = 2) -> ModelMetadata:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thresher_serving.binary_tensors import decoded, encoded
-from thresher_serving.failures import CallFailure
-from thresher_serving.transport import Request
+from thresher_serving.client.binary_tensors import decoded, encoded
+from thresher_serving.client.failures import CallFailure
+from thresher_serving.client.transport import Request
 
 
 def request(array: np.ndarray, datatype: str) -> Request:

@@ -21,8 +21,8 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 import numpy as np
 from thresher.errors import MissingExtraError, ServerError
-from thresher_serving.client import Client, Prediction
-from thresher_serving.async_client import AsyncClient
+from thresher_serving.client.client import Client, Prediction
+from thresher_serving.client.async_client import AsyncClient
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 from support.deploy import KUBERNETES, commands
 from thresher.cli import main
 from thresher_serving import find_runtime
-from thresher_serving.public import RESTRICTED_BY_OPTION
+from thresher_serving.embedded.public import RESTRICTED_BY_OPTION
 
 COMMANDS = commands()
 PLACES = {"--http-port", "--grpc-port", "--model-repository"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thresher_serving import hidden_arguments
-from thresher_serving.hidden_arguments import start_hidden
+from thresher_serving.embedded import hidden_arguments
+from thresher_serving.embedded.hidden_arguments import start_hidden
 
 SCRIPT = 'echo "$0|$1|$2"; sleep 30'
 

@@ -9,8 +9,8 @@ import pytest
 
 from support.hosts import write_certificate
 from thresher.errors import ConfigError, ServerError
-from thresher_serving.command import check_host
-from thresher_serving.public import (
+from thresher_serving.embedded.command import check_host
+from thresher_serving.embedded.public import (
     RESTRICTED_BY_OPTION,
     Public,
     connection_from_environment,

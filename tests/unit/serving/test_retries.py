@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from thresher.errors import ConfigError, NotFoundError, ServerError
-from thresher_serving.failures import CallFailure, explained
-from thresher_serving.retries import Endpoints, Retries
+from thresher_serving.client.failures import CallFailure, explained
+from thresher_serving.client.retries import Endpoints, Retries
 
 
 def test_pauses_are_drawn_from_nought_to_a_bound_that_doubles_up_to_the_cap() -> None:

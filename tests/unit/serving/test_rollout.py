@@ -113,7 +113,9 @@ def test_the_configuration_given_to_triton_is_the_one_that_will_be_on_disk(tmp_p
 
 def test_the_docs_name_options_that_there_are() -> None:
     text = (Path(__file__).parents[3] / "docs/rollout.md").read_text()
-    known = {option for c in (rollout, rollback, status, tune) for p in c.params for option in p.opts}
+    known = {
+        option for c in (rollout, rollback, status, tune) for p in c.params for option in p.opts
+    }
     others = {"--public", "--metrics-config", "--disable-auto-complete-config", "--name"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= known | others, named - known - others

@@ -9,7 +9,7 @@ import pytest
 
 from thresher.errors import RuntimeUnavailableError
 from thresher_serving import find_runtime
-from thresher_serving.runtime_install import (
+from thresher_serving.embedded.runtime_install import (
     cache_folder,
     check_platform,
     find_libpython,

@@ -19,7 +19,7 @@ from types import FrameType
 import psutil
 
 from thresher.errors import ServerError
-from thresher_serving.hidden_arguments import start_hidden
+from thresher_serving.embedded.hidden_arguments import start_hidden
 
 __all__ = [
     "choose_ports",

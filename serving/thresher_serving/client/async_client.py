@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
-from thresher_serving.connecting import Where, opened
+from thresher_serving.client.connecting import Where, opened
+from thresher_serving.client.metadata import ModelMetadata
+from thresher_serving.client.pace import SuspendingPace
+from thresher_serving.client.prediction import Prediction
+from thresher_serving.client.retries import Deadline, Retries
+from thresher_serving.client.session import Inputs
 from thresher_serving.connection import Tls
-from thresher_serving.metadata import ModelMetadata
-from thresher_serving.pace import SuspendingPace
-from thresher_serving.prediction import Prediction
-from thresher_serving.retries import Deadline, Retries
-from thresher_serving.session import Inputs
 
 __all__ = ["AsyncClient"]
 

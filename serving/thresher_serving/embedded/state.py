@@ -16,9 +16,10 @@ from types import FrameType
 from typing import TextIO
 
 from thresher.errors import ServerError
-from thresher_serving import control, process
+from thresher_serving import control
 from thresher_serving.connection import Connection
-from thresher_serving.public import Security
+from thresher_serving.embedded import process
+from thresher_serving.embedded.public import Security
 
 __all__ = [
     "STATE_DIR",
@@ -154,7 +155,7 @@ class RunningServer:
             ServerError: If the server ended by itself; the message has its last lines. That
                 another process stopped it (`thresher stop`) is no error.
         """
-        from thresher_serving.watch import watching
+        from thresher_serving.embedded.watch import watching
 
         out = sys.stderr if stream is None else stream
         try:

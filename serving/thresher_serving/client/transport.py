@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from thresher_serving.client.failures import CallFailure
+from thresher_serving.client.shared_memory import Regions
+from thresher_serving.client.under_way import BlockingCalls, Calls, SuspendingCalls
 from thresher_serving.connection import Connection
 from thresher_serving.control import ModelState
-from thresher_serving.failures import CallFailure
-from thresher_serving.shared_memory import Regions
-from thresher_serving.under_way import BlockingCalls, Calls, SuspendingCalls
 
 __all__ = ["Answer", "GrpcTransport", "Request", "Transport"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError
-from thresher_serving.metadata import ModelMetadata
+from thresher_serving.client.metadata import ModelMetadata
 
 __all__ = ["checked_outputs", "cut", "empty", "join"]
 

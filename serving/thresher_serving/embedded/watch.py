@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from thresher.errors import ServerError
-from thresher_serving import process
-from thresher_serving.backend_processes import BackendProcesses
 from thresher_serving.connection import as_connection
-from thresher_serving.probe import Health, zero_row
-from thresher_serving.state import RunningServer, from_json, to_json
+from thresher_serving.embedded import process
+from thresher_serving.embedded.backend_processes import BackendProcesses
+from thresher_serving.embedded.probe import Health, zero_row
+from thresher_serving.embedded.state import RunningServer, from_json, to_json
 
 __all__ = ["Watch", "start_watcher", "watching"]
 
@@ -247,7 +247,7 @@ def start_watcher(server: RunningServer) -> tuple[int, float]:
     Raises:
         ServerError: If it cannot be started.
     """
-    command = [sys.executable, "-m", "thresher_serving.watch"]
+    command = [sys.executable, "-m", "thresher_serving.embedded.watch"]
     try:
         pid = process.spawn_beside(command, to_json(server), Path(server.log_file))
     except OSError as error:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from thresher_serving.failures import CallFailure
+from thresher_serving.client.failures import CallFailure
 
 __all__ = ["BlockingCalls", "Calls", "SuspendingCalls"]
 

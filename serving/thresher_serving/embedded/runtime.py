@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thresher.errors import RuntimeUnavailableError
-from thresher_serving.runtime_install import (
+from thresher_serving.embedded.runtime_install import (
     TRITON_VERSION,
     Progress,
     cache_folder,
@@ -33,7 +33,7 @@ from thresher_serving.runtime_install import (
 __all__ = ["Runtime", "find_runtime", "install_runtime", "remove_runtime", "runtime_info"]
 
 _CONTAINER = Path("/opt/tritonserver")
-_OUR_BACKEND = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
+_OUR_BACKEND = Path(__file__).parents[1] / "backends" / "onnxruntime" / "model.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

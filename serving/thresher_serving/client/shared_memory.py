@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thresher_serving.client.failures import CallFailure, is_about_memory
 from thresher_serving.connection import Connection
-from thresher_serving.failures import CallFailure, is_about_memory
 
 __all__ = ["LARGE_BYTES", "Regions"]
 

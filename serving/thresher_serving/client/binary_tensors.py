@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thresher_serving.failures import CallFailure
-from thresher_serving.metadata import TensorMetadata
-from thresher_serving.transport import Answer, Request
+from thresher_serving.client.failures import CallFailure
+from thresher_serving.client.metadata import TensorMetadata
+from thresher_serving.client.transport import Answer, Request
 
 __all__ = ["decoded", "encoded"]
 

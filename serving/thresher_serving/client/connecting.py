@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from thresher.errors import ConfigError
+from thresher_serving.client.pace import BlockingPace, SuspendingPace
+from thresher_serving.client.retries import Retries
+from thresher_serving.client.session import Session
+from thresher_serving.client.shared_memory import LARGE_BYTES, Regions
+from thresher_serving.client.texts import TextTokenizer
+from thresher_serving.client.transport import GrpcTransport, Transport
 from thresher_serving.connection import Connection, Tls, as_connection
-from thresher_serving.pace import BlockingPace, SuspendingPace
-from thresher_serving.retries import Retries
-from thresher_serving.session import Session
-from thresher_serving.shared_memory import LARGE_BYTES, Regions
-from thresher_serving.texts import TextTokenizer
-from thresher_serving.transport import GrpcTransport, Transport
 
 __all__ = ["Where", "opened"]
 
@@ -54,7 +54,7 @@ def opened(
                     f"{connection.url}: shared memory goes with gRPC; give HOST:PORT, 8001 by "
                     "default"
                 )
-            from thresher_serving.http_transport import AsyncHttpTransport, HttpTransport
+            from thresher_serving.client.http_transport import AsyncHttpTransport, HttpTransport
 
             servers.append((AsyncHttpTransport if is_async else HttpTransport)(connection))
         else:

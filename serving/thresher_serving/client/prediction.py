@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from thresher.decision import FloatArray
 from thresher.errors import DataError, MissingExtraError, ServerError
-from thresher_serving.metadata import ModelMetadata
+from thresher_serving.client.metadata import ModelMetadata
 
 __all__ = ["NamedLabel", "Prediction", "prediction_of"]
 

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError, NotFoundError, ServerError
-from thresher_serving import batching
-from thresher_serving.failures import CallFailure, GoneError, RefusedError, explained
-from thresher_serving.metadata import ModelMetadata, checked_inputs, metadata_of
-from thresher_serving.pace import Pace
-from thresher_serving.prediction import Prediction, prediction_of
-from thresher_serving.retries import Deadline, Endpoints, Retries
-from thresher_serving.texts import TextTokenizer
-from thresher_serving.transport import Answer, Request, Transport
+from thresher_serving.client import batching
+from thresher_serving.client.failures import CallFailure, GoneError, RefusedError, explained
+from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
+from thresher_serving.client.pace import Pace
+from thresher_serving.client.prediction import Prediction, prediction_of
+from thresher_serving.client.retries import Deadline, Endpoints, Retries
+from thresher_serving.client.texts import TextTokenizer
+from thresher_serving.client.transport import Answer, Request, Transport
 
 __all__ = ["Inputs", "Session"]
 

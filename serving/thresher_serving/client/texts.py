@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError, MissingExtraError, NotFoundError
-from thresher_serving.metadata import ModelMetadata
+from thresher_serving.client.metadata import ModelMetadata
 
 __all__ = ["TextTokenizer"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from thresher.config_pbtxt import CONFIG_FILE, read_config
 from thresher.errors import PublishError, ServerError
-from thresher_serving.public import Public
-from thresher_serving.runtime import Runtime
+from thresher_serving.embedded.public import Public
+from thresher_serving.embedded.runtime import Runtime
 
 __all__ = ["check_host", "server_command"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError, NotFoundError
-from thresher_serving.metadata import ModelMetadata, TensorMetadata
+from thresher_serving.client.metadata import ModelMetadata, TensorMetadata
 
 __all__ = ["load_example", "true_labels"]
 

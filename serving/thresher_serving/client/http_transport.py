@@ -18,11 +18,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from thresher.errors import MissingExtraError
-from thresher_serving import binary_tensors
+from thresher_serving.client import binary_tensors
+from thresher_serving.client.failures import CallFailure
+from thresher_serving.client.transport import Answer, Request
 from thresher_serving.connection import Connection, Tls
 from thresher_serving.control import ModelState
-from thresher_serving.failures import CallFailure
-from thresher_serving.transport import Answer, Request
 
 __all__ = ["AsyncHttpTransport", "HttpTransport"]
 

@@ -14,17 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from thresher.errors import NotFoundError, ServerError, unknown_name
-from thresher_serving import control, process
-from thresher_serving.command import check_host, server_command
-from thresher_serving.public import Public
-from thresher_serving.runtime import Runtime
-from thresher_serving.state import (
+from thresher_serving import control
+from thresher_serving.embedded import process
+from thresher_serving.embedded.command import check_host, server_command
+from thresher_serving.embedded.public import Public
+from thresher_serving.embedded.runtime import Runtime
+from thresher_serving.embedded.state import (
     STATE_DIR,
     RunningServer,
     running_server,
     write_state,
 )
-from thresher_serving.watch import start_watcher
+from thresher_serving.embedded.watch import start_watcher
 
 __all__ = ["STATE_DIR", "RunningServer", "running_server", "start_server", "stop_server"]
 
