@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from thresher.decision import FloatArray
 from thresher.errors import DataError
+from thresher.row_inputs import RowInputs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -98,6 +99,8 @@ class DataSet:
             for all rows are cut off, there and in every other input [N, T]: padding costs nothing.
         assets: Files by name that whoever calls the model needs, such as a tokenizer; kept with
             the run under ``assets/``.
+        row_inputs: How the rows of a table become these inputs, for whoever scores tables; None
+            where the source does not know.
 
     Raises:
         DataError: If a split is missing or empty, labels repeat, shapes or kinds differ between
@@ -111,6 +114,7 @@ class DataSet:
     augment: Augment | None = None
     trim_by: str | None = None
     assets: Mapping[str, Path] = field(default_factory=dict)
+    row_inputs: RowInputs | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -12,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from thresher.cli.output import print_json, print_table, say
+from thresher.cli.output import emit_json, print_json, print_table, say
 
 __all__ = ["export_all", "export_all_options", "wants_all"]
 
@@ -173,7 +171,7 @@ def _shown(log_json: bool) -> Iterator[Callable[..., None]]:
     from rich.console import Console
 
     if log_json:
-        yield _emit_json
+        yield emit_json
         return
     console = Console(stderr=True)
     if console.is_terminal:
@@ -192,11 +190,6 @@ def _shown(log_json: bool) -> Iterator[Callable[..., None]]:
             say(text)
 
     yield lines
-
-
-def _emit_json(event: str, **fields: Any) -> None:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    say(json.dumps({"time": now, "event": event, **fields}, ensure_ascii=False))
 
 
 def _line(event: str, fields: dict[str, Any], *, done: int, of: int) -> str:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["print_figures", "print_json", "print_table", "say", "steps"]
+__all__ = ["emit_json", "print_figures", "print_json", "print_table", "say", "steps"]
 
 
 def say(text: str) -> None:
     """Print a line for the person at the terminal (stderr)."""
     click.echo(text, err=True)
+
+
+def emit_json(event: str, **fields: Any) -> None:
+    """Print an event as a line of JSON, for machines that gather logs (stderr)."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    say(json.dumps({"time": now, "event": event, **fields}, ensure_ascii=False))
 
 
 def print_json(content: Any) -> None:

@@ -4,9 +4,9 @@ A recipe says ``source = "thresher_training.sources:parquet"``; the keyword argu
 ``[data.options]``.
 """
 
+from thresher.ngrams import hashed_ngrams
 from thresher_training.sources.array_files import arrays
 from thresher_training.sources.augmentation import Augmentation
-from thresher_training.sources.hashing import hashed_ngrams
 from thresher_training.sources.image_folder import images
 from thresher_training.sources.mulan_files import mulan
 from thresher_training.sources.table_sources import delimited, parquet

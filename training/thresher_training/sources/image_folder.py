@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import ConfigError, DataError, unknown_name
+from thresher.pictures import RESIZE, decode_picture
+from thresher.row_inputs import PictureRows, RowInputs
 from thresher_training.data import DataSet
 from thresher_training.sources.augmentation import Augmentation
 from thresher_training.sources.cache import CACHE, cached, load_splits
@@ -91,8 +92,8 @@ def images(
         ConfigError: If options do not go together.
         DataError: If a table is wrong, or a picture is missing or cannot be decoded; names it.
     """
-    if resize not in _RESIZE:
-        raise ConfigError(f"resize: {unknown_name('way', resize, _RESIZE)}")
+    if resize not in RESIZE:
+        raise ConfigError(f"resize: {unknown_name('way', resize, RESIZE)}")
     if size < 1:
         raise ConfigError(f"size is {size!r}, expected at least 1")
     augment = Augmentation(
@@ -155,6 +156,7 @@ def images(
         splits=splits,
         source=f"pictures: {told_files(tables)}, {size} x {size} pixels",
         augment=augment if augment.is_active else None,
+        row_inputs=RowInputs(pictures=PictureRows(column=file_column, size=size, resize=resize)),
     )
 
 
@@ -169,7 +171,7 @@ class _Decoder:
 
     def __call__(self, batch: Batch) -> Block:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside of the GIL
-            pictures = list(pool.map(self._decode, self._paths(batch)))
+            pictures = list(pool.map(self._decoded, self._paths(batch)))
         return Block(inputs={"image": np.stack(pictures)})
 
     def pictures(self, table: Table) -> Iterator[Path]:
@@ -190,35 +192,5 @@ class _Decoder:
             found.append(path)
         return found
 
-    def _decode(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Return a picture, uint8 [3, S, S]."""
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(path) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"the picture {path} cannot be decoded: {error}") from error
-        square = _RESIZE[self.resize](picture, self.size)
-        return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _crop(picture: Any, size: int) -> Any:
-    from PIL import Image, ImageOps
-
-    return ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
-
-
-def _squeeze(picture: Any, size: int) -> Any:
-    from PIL import Image
-
-    return picture.resize((size, size), resample=Image.Resampling.BICUBIC)
-
-
-def _pad(picture: Any, size: int) -> Any:
-    from PIL import Image, ImageOps
-
-    return ImageOps.pad(picture, (size, size), method=Image.Resampling.BICUBIC)
-
-
-_RESIZE: dict[str, Callable[[Any, int], Any]] = {"crop": _crop, "pad": _pad, "squeeze": _squeeze}
+    def _decoded(self, path: Path) -> npt.NDArray[np.uint8]:
+        return decode_picture(path, size=self.size, resize=self.resize)

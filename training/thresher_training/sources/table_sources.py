@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from thresher.row_inputs import RowInputs
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
 from thresher_training.sources.dialect import ARROW, DELIMITED, dialect_of
@@ -217,4 +218,12 @@ def _table(
         build=build,
     )
     labels, splits = load_splits(place)
-    return DataSet(labels=labels, splits=splits, source=f"table: {told_files(tables)}")
+    return DataSet(
+        labels=labels,
+        splits=splits,
+        source=f"table: {told_files(tables)}",
+        row_inputs=RowInputs(
+            columns={name: tuple(of) for name, of in by_input.items()},
+            fill_missing=columns.fill_missing,
+        ),
+    )

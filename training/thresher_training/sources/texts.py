@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from thresher.errors import ConfigError, DataError
+from thresher.ngrams import hashed_ngrams
+from thresher.row_inputs import NgramRows, RowInputs, TextRows
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
 from thresher_training.sources.dialect import (
@@ -19,7 +21,6 @@ from thresher_training.sources.dialect import (
     dialect_of,
     holds_arrow,
 )
-from thresher_training.sources.hashing import hashed_ngrams
 from thresher_training.sources.labels import LabelForm, MissingLabels, label_form
 from thresher_training.sources.reading import split_paths, told_files, write_tables
 from thresher_training.sources.splitting import Block, Shares
@@ -111,6 +112,7 @@ def text(
         encode,
         trim_by="attention_mask",
         assets={"tokenizer.json": tokenizer_file},
+        row_inputs=RowInputs(text=TextRows(column=text_column, max_length=max_length)),
         encoding={"tokenizer": tokenizer_file, "max_length": max_length},
         text_column=text_column,
         form=form,
@@ -204,6 +206,7 @@ def ngrams(
         encode,
         trim_by="ngram_mask",
         assets={},
+        row_inputs=RowInputs(ngrams=NgramRows(column=text_column, **options)),
         encoding=options,
         text_column=text_column,
         form=form,
@@ -220,6 +223,7 @@ def _texts(
     *,
     trim_by: str,
     assets: dict[str, Path],
+    row_inputs: RowInputs,
     encoding: dict[str, Any],
     text_column: str,
     form: LabelForm,
@@ -275,6 +279,7 @@ def _texts(
         source=f"texts: {told_files(tables)}",
         trim_by=trim_by,
         assets=assets,
+        row_inputs=row_inputs,
     )
 
 

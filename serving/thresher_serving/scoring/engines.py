@@ -1,0 +1,195 @@
+"""What answers a batch: ONNX Runtime in this process, or a Triton server; one result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher.errors import DataError, MissingExtraError, ServerError
+from thresher_serving.connection import Connection, as_connection
+from thresher_serving.scoring.model import ScoredVersion
+
+__all__ = ["Answers", "Engine", "OnnxRuntimeEngine", "TritonEngine"]
+
+Array = npt.NDArray[Any]
+
+_BATCH_BYTES = 1 << 18
+OUTPUTS = ("probabilities", "labels", "logits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answers:
+    """What a version says of n rows."""
+
+    probabilities_NL: npt.NDArray[np.float32]
+    labels_NL: npt.NDArray[np.bool_]
+    logits_NL: npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Answers batches, several at a time from several threads."""
+
+    batch_rows: int
+    """The rows that it takes best at once."""
+    concurrency: int
+    """The batches that it works on side by side."""
+
+    def answer(self, inputs: Mapping[str, Array]) -> Answers:
+        """Return what the version says of a batch.
+
+        Raises:
+            ServerError: If there is nobody who answers.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class OnnxRuntimeEngine:
+    """The published file in this process: each thread runs a batch of its own, on one core.
+
+    Batches side by side use a machine better than the threads of one batch do: nobody waits at
+    the end of each operator, and what reads and writes finds a core between two batches.
+
+    Args:
+        version: The version.
+        threads: Batches at a time; as many as there are cores where left out.
+        batch_rows: Rows a batch; chosen by the size of a row where left out.
+        device: ``"cuda"``, ``"cpu"``, or ``"auto"`` for CUDA where ONNX Runtime has it and there
+            is a GPU.
+
+    Raises:
+        MissingExtraError: If ONNX Runtime is not installed.
+        DataError: If it cannot load the file.
+    """
+
+    def __init__(
+        self,
+        version: ScoredVersion,
+        *,
+        threads: int | None = None,
+        batch_rows: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        try:
+            import onnxruntime as ort
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "scoring in this process needs ONNX Runtime. Run: pip install 'thresher[score]'; "
+                "or score through a server: --engine triton"
+            ) from None
+        fitting = _BATCH_BYTES // max(1, version.row_bytes)
+        self.batch_rows = batch_rows or min(max(fitting, 32), 1024)
+        providers = _providers(ort, device)
+        self.is_cuda = providers[0] != "CPUExecutionProvider"
+        self.concurrency = 2 if self.is_cuda else threads or _cores()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                str(version.file), sess_options=options, providers=providers
+            )
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds
+            raise DataError(f"{version.file}: ONNX Runtime cannot load it: {error}") from None
+        self._title = version.title
+
+    def answer(self, inputs: Mapping[str, Array]) -> Answers:
+        """Return what the version says of a batch."""
+        try:
+            found = self._session.run(list(OUTPUTS), dict(inputs))
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds
+            shapes = {name: list(array.shape) for name, array in inputs.items()}
+            raise DataError(f"{self._title} does not take a batch of {shapes}: {error}") from None
+        return Answers(probabilities_NL=found[0], labels_NL=found[1], logits_NL=found[2])
+
+    def close(self) -> None:
+        """Nothing is held that would not go by itself."""
+
+
+class TritonEngine:
+    """A Triton server, with several calls under way at a time.
+
+    Args:
+        version: The version; the server must have it loaded.
+        where: Its gRPC address, or how it is reached.
+        calls: Calls at a time; each is cut into requests that the server takes.
+        timeout_s: What a call may take, retries included.
+
+    Raises:
+        ServerError: If the server does not answer, or does not serve this version.
+    """
+
+    def __init__(
+        self,
+        version: ScoredVersion,
+        where: str | Connection,
+        *,
+        calls: int = 4,
+        timeout_s: float = 60,
+    ) -> None:
+        from thresher_serving.client.client import Client
+
+        self.batch_rows = version.model.max_batch_size
+        self.concurrency = calls
+        self._version = version
+        self._timeout_s = timeout_s
+        self._client = Client(as_connection(where))
+        served = self._client.metadata(version.model.name, version.model.version)
+        if served.decision is not None and served.decision.digest != version.decision.digest:
+            self._client.close()
+            raise ServerError(
+                f"{as_connection(where).url} serves {version.title} with another decision than the "
+                "repository holds; give the repository that it reads: --repository"
+            )
+
+    def answer(self, inputs: Mapping[str, Array]) -> Answers:
+        """Return what the server says of a batch."""
+        found = self._client.predict(
+            self._version.model.name,
+            dict(inputs),
+            version=self._version.model.version,
+            outputs=OUTPUTS,
+            timeout_s=self._timeout_s,
+        )
+        assert found.logits is not None
+        return Answers(
+            probabilities_NL=found.probabilities,
+            labels_NL=found.labels,
+            logits_NL=found.logits,
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _providers(ort: Any, device: str) -> list[str]:
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers() and _has_gpu()
+    if device == "cuda" and not has_cuda:
+        raise DataError(
+            "device is cuda, but ONNX Runtime offers "
+            f"{', '.join(ort.get_available_providers())} and a GPU is "
+            f"{'there' if _has_gpu() else 'not there'}"
+        )
+    if device == "cpu" or not has_cuda:
+        return ["CPUExecutionProvider"]
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _has_gpu() -> bool:
+    from pathlib import Path
+
+    return Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists()

@@ -1,0 +1,173 @@
+"""Chunks of rows through an engine: read ahead, several batches at a time, back in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher_serving.scoring.engines import Answers, Engine
+from thresher_serving.scoring.inputs import Inputs
+from thresher_serving.scoring.model import ScoredVersion
+from thresher_serving.scoring.reading import Rows
+
+__all__ = ["Chunk", "chunk_rows", "scored"]
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+_CHUNK_ROWS = 32_768
+_CHUNK_BYTES = 1 << 24
+_AHEAD = 2
+"""Chunks that are read, and as many that are scored, before the one that is written."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Chunk:
+    """Some rows of a part, with what a version says of those that have inputs."""
+
+    rows: Rows
+    inputs: Inputs
+    part: Any = None
+    """What they are of."""
+    _order: Array | None = None
+    _answers: list[Future[Answers]] = field(default_factory=list)
+
+    def send(self, engine: Engine, pool: ThreadPoolExecutor) -> None:
+        """Put the rows into batches, those of like length together, and have them answered."""
+        inputs, size = self.inputs, engine.batch_rows
+        if inputs.lengths is not None:
+            self._order = np.argsort(inputs.lengths, kind="stable")
+        for start in range(0, len(inputs.kept), size):
+            at = slice(start, start + size)
+            if self._order is None or inputs.lengths is None:
+                batch = {name: array[at] for name, array in inputs.arrays.items()}
+            else:
+                rows = self._order[at]
+                batch = _trimmed(inputs, rows, int(inputs.lengths[rows].max(initial=1)))
+            self._answers.append(pool.submit(engine.answer, batch))
+
+    def answers(self) -> Answers | None:
+        """Return what the version says of the rows that have inputs, None where none has."""
+        found = [future.result() for future in self._answers]
+        self._answers.clear()
+        if not found:
+            return None
+        return Answers(
+            probabilities_NL=self._back([a.probabilities_NL for a in found]),
+            labels_NL=self._back([a.labels_NL for a in found]),
+            logits_NL=self._back([a.logits_NL for a in found]),
+        )
+
+    def cancel(self) -> None:
+        """Take back the batches that nobody works on yet."""
+        for future in self._answers:
+            future.cancel()
+
+    def _back(self, parts: list[Array]) -> Array:
+        """Return the rows of some batches in the order in which they were read."""
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self._order is None:
+            return whole
+        found = np.empty_like(whole)
+        found[self._order] = whole
+        return found
+
+
+def chunk_rows(engine: Engine, version: ScoredVersion) -> int:
+    """Return how many rows are read at once: whole batches, and not more than some megabytes."""
+    rows = min(
+        _CHUNK_ROWS, _CHUNK_BYTES // max(1, version.row_bytes + 9 * version.decision.num_labels)
+    )
+    return max(1, rows // engine.batch_rows, 4) * engine.batch_rows
+
+
+def scored(chunks: Iterable[Chunk | T], engine: Engine) -> Iterator[Chunk | T]:
+    """Yield chunks in their order, each when its answers are there; all else as it comes.
+
+    Chunks are made in a thread of their own. Nothing runs on when the iterator is closed.
+
+    Raises:
+        ServerError: If there is nobody who answers, and whatever making a chunk raises.
+    """
+    waiting: deque[Chunk | T] = deque()
+    pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="score")
+    with contextlib.closing(_ahead(chunks)) as made:
+        try:
+            for item in made:
+                if isinstance(item, Chunk):
+                    item.send(engine, pool)
+                waiting.append(item)
+                while len(waiting) > _AHEAD:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for item in waiting:
+                if isinstance(item, Chunk):
+                    item.cancel()
+            pool.shutdown(cancel_futures=True)
+
+
+def _trimmed(inputs: Inputs, rows: Array, length: int) -> dict[str, Array]:
+    """Return some rows, without the columns that are padding in all of them."""
+    assert inputs.lengths is not None
+    width = max(1, length)
+    return {
+        name: np.ascontiguousarray(array[rows, :width] if array.ndim == 2 else array[rows])
+        for name, array in inputs.arrays.items()
+    }
+
+
+class _Raised:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+_DONE = object()
+
+
+def _ahead(items: Iterable[T]) -> Generator[T]:
+    """Yield what is made in another thread, a little ahead; that thread ends with this iterator."""
+    made: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
+    is_wanted = threading.Event()
+    is_wanted.set()
+
+    def put(item: Any) -> bool:
+        while is_wanted.is_set():
+            with contextlib.suppress(queue.Full):
+                made.put(item, timeout=0.1)
+                return True
+        return False
+
+    def work() -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                if not put(item):
+                    return
+            put(_DONE)
+        except BaseException as error:  # noqa: BLE001 - raised again by the other thread
+            put(_Raised(error))
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()
+
+    thread = threading.Thread(target=work, name="score-read", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not _DONE:
+            if isinstance(item, _Raised):
+                raise item.error
+            yield item
+    finally:
+        is_wanted.clear()
+        thread.join()
