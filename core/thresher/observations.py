@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,16 +243,7 @@ class Observations:
                     sums_F=file["sums"],
                     squares_F=file["squares"],
                 )
-        except (
-            DataError,
-            ValueError,
-            TypeError,
-            OSError,
-            KeyError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except Exception as error:  # noqa: BLE001 -- zipfile and NumPy raise a dozen kinds
             raise DataError(f"{where}: not observations: {error}") from None
 
     @classmethod

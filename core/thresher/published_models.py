@@ -20,9 +20,26 @@ from thresher.config_pbtxt import (
 from thresher.decision import Decision
 from thresher.errors import NotFoundError, unknown_name
 
-__all__ = ["MODEL_FILE", "NAME", "PublishedModels"]
+__all__ = [
+    "COMPANION_KEY",
+    "MODEL_FILE",
+    "NAME",
+    "TEXT_SUFFIX",
+    "TOKENIZER_FILE",
+    "TOKENS_FILE",
+    "PublishedModels",
+]
 
 MODEL_FILE = "model.onnx"
+
+TOKENIZER_FILE, TOKENS_FILE = "tokenizer.json", "tokens.json"
+"""What a version of a text model is made of: a tokenizer, and what the tokens are for."""
+
+TEXT_SUFFIX = ".text"
+"""Follows a model's name in that of its companion, which takes texts."""
+
+COMPANION_KEY = "thresher.companion_of"
+"""The config parameter by which a companion names the model that it asks."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """What can name a model in Triton and a folder anywhere."""
@@ -97,6 +114,18 @@ class PublishedModels:
         if decision_key(version) in self.read_config(name).parameters:
             folder = self.model_file(name, version).parent
             Certificate.load(folder).check(folder, self.decision(name, version))
+
+    def companions(self, name: str) -> list[str]:
+        """Return the models that ask this one, version by version, and serve what it serves.
+
+        `NAME.text` is one: it takes texts, and its version N asks version N of NAME.
+        """
+        companion = f"{name}{TEXT_SUFFIX}"
+        if not NAME.fullmatch(companion) or not (self.root / companion / CONFIG_FILE).is_file():
+            return []
+        parameters = read_config(self.root / companion / CONFIG_FILE).parameters
+        is_one = COMPANION_KEY in parameters and parameters[COMPANION_KEY].string_value == name
+        return [companion] if is_one else []
 
     def model_file(self, name: str, version: int) -> Path:
         """Return the path of a version's ONNX model."""

@@ -81,6 +81,15 @@ class ModelVersion:
         """
         return self._download(run_id=self.run_id, artifact_path=path)
 
+    def training_artifact(self, path: str) -> Path:
+        """Return a local copy of one artifact of the run that trained the version's weights.
+
+        Raises:
+            NotFoundError: If the run has no such artifact.
+        """
+        run_id = self.tags.get(_EVALUATION_RUN, self.run_id)
+        return self._download(run_id=run_id, artifact_path=path)
+
     def decision(self) -> Decision:
         """Return the version's labels, calibration and thresholds."""
         return Decision.load(self.artifact(DECISION_FILE))
@@ -123,7 +132,11 @@ def resolve(uri: str) -> ModelVersion:
         else:
             found = client.get_model_version(name, version)
     except mlflow.MlflowException as error:
-        raise NotFoundError(f"{uri}: {_what_there_is(client, name) or error}") from None
+        try:
+            there_is = _what_there_is(client, name)
+        except mlflow.MlflowException:
+            there_is = f"the registry does not answer: {error}"
+        raise NotFoundError(f"{uri}: {there_is}") from None
     full = client.get_model_version(name, found.version)  # with all its aliases and tags
     return ModelVersion(
         name=full.name,

@@ -37,7 +37,13 @@ from thresher.config_pbtxt import (
 from thresher.decision import Decision
 from thresher.durable import fault_point, sync_files, sync_folder, write_durably
 from thresher.errors import NotFoundError, PublishError
-from thresher.published_models import MODEL_FILE, NAME, PublishedModels
+from thresher.published_models import (
+    MODEL_FILE,
+    NAME,
+    TOKENIZER_FILE,
+    TOKENS_FILE,
+    PublishedModels,
+)
 from thresher.staging import Staging
 
 __all__ = [
@@ -175,6 +181,8 @@ class ModelRepository(PublishedModels):
     def serve_versions(self, name: str, versions: Sequence[int]) -> None:
         """Make versions the ones that serve, under the highest one's own configuration.
 
+        The model's companions follow it.
+
         Raises:
             NotFoundError: If there is no such model, or one of the versions is not published.
             PublishError: If the disk refuses; what served before is untouched.
@@ -197,6 +205,26 @@ class ModelRepository(PublishedModels):
             raise PublishError(
                 f"{error.filename or self.root}: {error.strerror}; {name} serves what it served"
             ) from None
+        self.align_companions(name)
+
+    def align_companions(self, name: str) -> list[str]:
+        """Let a model's companions serve what it serves; return those that were changed.
+
+        A companion that has none of these versions is left as it is: what it answers then is that
+        the version it asks is not served.
+
+        Raises:
+            NotFoundError: If there is no such model.
+            PublishError: If the disk refuses.
+        """
+        changed = []
+        for companion in self.companions(name):
+            published = self.versions(companion)
+            wanted = [number for number in self.served_versions(name) if number in published]
+            if wanted and wanted != self.served_versions(companion):
+                self.serve_versions(companion, wanted)
+                changed.append(companion)
+        return changed
 
     def configure(self, name: str, version: int, own: Any) -> None:
         """Give a version another configuration of its own: how Triton runs it, not what it decides.
@@ -365,9 +393,10 @@ def _bytes_set_free(folder: Path) -> int:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return what identifies a version: its model's files with their SHA-256."""
+    """Return what identifies a version: its model's files, or its tokenizer's, with SHA-256."""
     found = {}
-    for path in sorted(folder.glob(f"{MODEL_FILE}*")):
+    texts = [path for file in (TOKENIZER_FILE, TOKENS_FILE) if (path := folder / file).is_file()]
+    for path in sorted(folder.glob(f"{MODEL_FILE}*")) or texts:
         with path.open("rb") as file:
             found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

@@ -51,6 +51,8 @@ from thresher_export.published import (
     known_digests,
     published_body,
 )
+from thresher_export.scoring_files import write_scoring_files
+from thresher_export.text_service import TextService, check_is_no_companion, text_service
 from thresher_export.triton_config import build_config
 from thresher_export.triton_options import SECTION, TritonOptions, laid_over
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable, triton_release
@@ -107,6 +109,8 @@ class Exported:
     """False where the very same version was published already."""
     reused: int | None
     """The published version whose body was taken over, None where it was converted."""
+    text_name: str | None
+    """The model that takes texts for this one, None where there is none."""
 
 
 def export_version(
@@ -126,7 +130,8 @@ def export_version(
 
     Raises:
         NotFoundError: If the version does not exist or lacks what training logs.
-        ConfigError: If the options, or the recipe's section ``[triton]``, are wrong.
+        ConfigError: If the options, or the recipe's section ``[triton]``, are wrong, or texts are
+            asked for where there is no tokenizer.
         ConversionError: If the network cannot be an ONNX model that Triton loads.
         ParityError: If ONNX Runtime does not decide as torch does; nothing is published.
         PublishError: If the repository refuses; what served before is untouched.
@@ -134,11 +139,15 @@ def export_version(
     options = options or ExportOptions()
     version = resolve(uri)
     if repository is not None:
+        check_is_no_companion(repository, version.name)
         check_precision_is_the_same(repository, version, options.precision)
     triton = _triton_options(version, options)
     decision = version.decision()
     splits = {name: version.evaluation(name) for name in SPLITS}
     _check_width(version, decision, splits)
+    # once a model takes texts, each of its versions does: they are rolled out together
+    takes_texts = repository is not None and bool(repository.companions(version.name))
+    texts = text_service(version, splits[SPLITS[0]]) if triton.text or takes_texts else None
     reusable = published_body(repository, version, options.precision) if repository else None
     with _staging(repository, version.name) as staged:
         if reusable is None:
@@ -175,6 +184,7 @@ def export_version(
         )
         if golden is not None:
             proof.append(golden)
+        proof += write_scoring_files(version, splits[SPLITS[0]], decision, staged)
         certificate = certify(
             version,
             decision,
@@ -189,27 +199,12 @@ def export_version(
         folder, is_new = None, False
         if repository is not None:
             progress(f"Publishing {version.name}/{version.version}")
-            config = build_config(
-                onnx.load(files[0], load_external_data=False),
-                decision,
-                name=version.name,
-                version=version.version,
-                options=triton,
-                facts={
-                    "run": version.run_id,
-                    "precision": options.precision,
-                    SETTINGS_FACT: options.settings_sha256,
-                    "certificate_sha256": certificate_digest(repository, certificate, staged),
-                },
-            )
-            beside: dict[str, bytes] = {}
-            if triton.warmup and not config.model_warmup:
-                rows = splits[SPLITS[0]].inputs
-                beside = add_warmup(config, rows, version=version.version)
-            is_new = repository.publish(
-                *(version.name, version.version, staged, config, decision),
-                beside=beside,
-                serve=options.serve,
+            is_new = _publish(
+                *(repository, version, staged, decision, certificate),
+                options=options,
+                triton=triton,
+                splits=splits,
+                texts=texts,
             )
             folder = repository.model_file(version.name, version.version).parent
     try:
@@ -226,7 +221,51 @@ def export_version(
         folder=folder,
         is_new=is_new,
         reused=reusable.version if reusable else None,
+        text_name=texts.name if texts and repository is not None else None,
     )
+
+
+def _publish(
+    repository: ModelRepository,
+    version: ModelVersion,
+    staged: Path,
+    decision: Decision,
+    certificate: Certificate,
+    *,
+    options: ExportOptions,
+    triton: TritonOptions,
+    splits: Mapping[str, EvaluationSplit],
+    texts: TextService | None,
+) -> bool:
+    """Publish a version and what takes its texts; return False where all was there already."""
+    config = build_config(
+        onnx.load(staged / MODEL_FILE, load_external_data=False),
+        decision,
+        name=version.name,
+        version=version.version,
+        options=triton,
+        facts={
+            "run": version.run_id,
+            "precision": options.precision,
+            SETTINGS_FACT: options.settings_sha256,
+            "certificate_sha256": certificate_digest(repository, certificate, staged),
+        },
+    )
+    beside: dict[str, bytes] = {}
+    if triton.warmup and not config.model_warmup:
+        beside = add_warmup(config, splits[SPLITS[0]].inputs, version=version.version)
+    is_new = False
+    comes_first = bool(repository.companions(version.name))
+    if texts is not None and comes_first:  # idle until the model itself is there
+        is_new |= texts.publish(repository, config, decision, certificate)
+    is_new |= repository.publish(
+        *(version.name, version.version, staged, config, decision),
+        beside=beside,
+        serve=options.serve,
+    )
+    if texts is not None and not comes_first:
+        is_new |= texts.publish(repository, config, decision, certificate)
+    return bool(repository.align_companions(version.name)) or is_new
 
 
 def _check_width(

@@ -56,6 +56,8 @@ class TritonOptions:
     """Run rows of the validation split at batch sizes 1, 7 and the largest before it is ready."""
     response_cache: bool = False
     """Answer a request that came before from the server's cache (``--cache-config``)."""
+    text: bool = False
+    """Publish the model NAME.text too: it takes texts, and makes tokens of them on the server."""
     tf32: bool = False
     """Let GPUs round factors to 10 bits: faster, and logits differ by some 1e-3 of their size."""
     tensorrt: TensorRtOptions | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
+from thresher.errors import NotFoundError, ServerError, unknown_name
+from thresher_serving.client.failures import explained, failure_of, without_stack
 from thresher_serving.connection import Connection, as_connection
 
 __all__ = [
@@ -83,57 +84,15 @@ def translated(
     try:
         yield
     except InferenceServerException as error:
-        raise _translate(_url(where), client, error, model, version) from None
+        failure, ready = failure_of(error), None
+        if model and failure.is_unknown:
+            with suppress(ServerError):  # such as one that wants a key for the list
+                ready = served(where, client)
+        raise explained(failure, _url(where), model=model, version=version, ready=ready) from None
 
 
 def _url(where: str | Connection) -> str:
     return where if isinstance(where, str) else where.url
-
-
-def _less_traceback(message: str) -> str:
-    """Return a message of the Python backend without the stack that it appends."""
-    return message.partition("\n\nAt:\n")[0].strip()
-
-
-def _translate(url: str, client: Any, error: Any, model: str, version: str) -> ThresherError:
-    status, message = str(error.status()), _less_traceback(str(error.message()))
-    if "DEADLINE_EXCEEDED" in status:
-        return ServerError(f"the Triton server at {url} did not answer in time. Is it overloaded?")
-    unknown = "unknown model" in message or "is not found" in message or "NOT_FOUND" in status
-    if model and (unknown or "not ready" in message):
-        try:
-            return _not_served(url, client, model, version, message)
-        except ServerError as later:
-            return later
-    if "restricted, expecting header" in message:
-        return ServerError(
-            f"the Triton server at {url} wants a key for this call. Set THRESHER_SERVER_KEY to the "
-            f"key that it was started with. Got: {message}"
-        )
-    if "UNAVAILABLE" in status and not unknown:
-        return ServerError(
-            f"no Triton server answers at {url}. Run: thresher serve (it prints its address). "
-            f"Got: {message}"
-        )
-    if "not healthy" in message:
-        return ServerError(
-            f"the Triton server at {url} cannot run model {model}: its backend process died. "
-            f"Unload the model, then load it. Got: {message}"
-        )
-    what = f"model {model}" + (f" version {version}" if version else "") if model else "a call"
-    return ServerError(f"the Triton server at {url} refused {what}: {message}")
-
-
-def _not_served(
-    url: str, client: Any, model: str, version: str, message: str
-) -> NotFoundError | ServerError:
-    ready = served(url, client)
-    if model not in ready:
-        return NotFoundError(f"{url}: {unknown_name('model', model, ready)}. Got: {message}")
-    if version and int(version) not in ready[model]:
-        versions = [str(number) for number in ready[model]]
-        return NotFoundError(f"{url}: model {model}: {unknown_name('version', version, versions)}")
-    return ServerError(f"the Triton server at {url} refused model {model}: {message}")
 
 
 def served(where: str | Connection, client: Any) -> dict[str, list[int]]:
@@ -160,7 +119,7 @@ def model_states(
             name=model.name,
             version=int(model.version) if model.version else None,
             state=model.state or "UNKNOWN",
-            reason=_less_traceback(model.reason),
+            reason=without_stack(model.reason),
         )
         for model in index.models
     ]

@@ -25,7 +25,7 @@ from thresher.repository import ModelRepository
 from thresher_serving import Client, control, running_server
 from thresher_serving.connection import Connection
 from thresher_serving.embedded.public import connection_from_environment
-from thresher_serving.rollout import RolloutOptions, StatusReader, roll_out
+from thresher_serving.rollout import RolloutOptions, StatusReader, end_canary, roll_out
 
 __all__ = ["TritonDeploymentClient", "run_local", "target_help"]
 
@@ -152,6 +152,8 @@ class TritonDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLfl
         """Take the model out of service; it stays in the repository. Twice is once."""
         with _as_mlflow():
             if name in self._serving():
+                with self._where.open() as client:
+                    end_canary(name, self._where, client)
                 control.unload_model(self._where, name)
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:  # noqa: ARG002

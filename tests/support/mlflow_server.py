@@ -56,6 +56,12 @@ class MlflowServer:
         """What ``MLFLOW_TRACKING_URI`` is set to."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """The process, which leads the group of its workers."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         with (self._folder / "mlflow-server.log").open("ab") as log:

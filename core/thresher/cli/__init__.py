@@ -11,8 +11,10 @@ from thresher.cli.data import data
 from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
+from thresher.cli.monitor import monitor
 from thresher.cli.repository import repository
 from thresher.cli.rollout import rollback, rollout
+from thresher.cli.score import score
 from thresher.cli.serve import predict, runtime, serve, stop
 from thresher.cli.status import status
 from thresher.cli.train import train, ui
@@ -41,6 +43,8 @@ _EXTRAS = {
     "rollout": "serve",
     "rollback": "serve",
     "status": "serve",
+    "score": "score",
+    "monitor": "score",
     "tune-serving": "serve",
 }
 
@@ -102,6 +106,8 @@ for _command in (
     rollout,
     rollback,
     status,
+    score,
+    monitor,
     head,
     repository,
     tune_serving,

@@ -48,6 +48,11 @@ __all__ = ["export", "verify"]
     help="Take off the sigmoid that the network ends in; the logged logits are those before it.",
 )
 @click.option(
+    "--text",
+    is_flag=True,
+    help="Publish the model NAME.text too: it takes texts, and makes tokens of them on the server.",
+)
+@click.option(
     "--set",
     "settings",
     metavar="triton.KEY=VALUE",
@@ -65,6 +70,7 @@ def export(
     precision: Any,
     target_triton: str,
     has_sigmoid: bool,
+    text: bool,
     settings: tuple[str, ...],
     as_json: bool,
     **job: Any,
@@ -84,6 +90,8 @@ def export(
     given = parse_settings(settings)
     if max_batch_size is not None:
         given["max_batch_size"] = max_batch_size
+    if text:
+        given["text"] = True
     options = ExportOptions(
         precision=precision,
         target_triton=target_triton,
@@ -108,6 +116,7 @@ def export(
                 "name": version.name,
                 "version": version.version,
                 "folder": str(done.folder) if done.folder else None,
+                "text_model": done.text_name,
                 "is_new": done.is_new,
                 "parity": done.report.to_dict(),
             }
@@ -132,6 +141,8 @@ def export(
         return
     verb = "Published" if done.is_new else "Was published already:"
     click.echo(f"{verb} {version.uri} in {_shown(done.folder)}")
+    if done.text_name is not None:
+        click.echo(f"Texts are taken by {done.text_name}/{version.version}")
     say(
         f"Next: thresher rollout {version.name}/{version.version}"
         if no_serve

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,7 @@ from thresher.errors import NotFoundError, ThresherError
 if TYPE_CHECKING:
     from thresher.alias import MlflowAlias
     from thresher.repository import ModelRepository
-    from thresher_serving.rollout import Rollout
+    from thresher_serving.rollout import CanaryEnd, CanaryStart, Rollout
 
 __all__ = ["put_into_service", "repository_option", "rollback", "rollout", "to_option"]
 
@@ -52,11 +52,39 @@ _timeout_option = click.option(
 _DEFAULT_ALIAS = "champion"
 
 
+class _Share(click.ParamType[float]):
+    """A share of calls: "10%" or 0.1."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            self.fail(
+                f'"{value}" is no share of calls; expected one such as 10% or 0.1', param, ctx
+            )
+        return share
+
+
 @click.command()
 @click.argument("model")
 @to_option
 @repository_option
 @_alias_option
+@click.option(
+    "--canary",
+    "share",
+    type=_Share(),
+    metavar="SHARE",
+    help="Let it answer this share of the calls that Thresher's clients make, such as 10%; all "
+    "others get what serves.",
+)
 @click.option(
     "--allow-label-change",
     is_flag=True,
@@ -70,6 +98,7 @@ def rollout(
     server: str | None,
     repository: Path | None,
     alias: str | None,
+    share: float | None,
     allow_label_change: bool,
     unproven: bool,
     timeout_s: float,
@@ -82,8 +111,25 @@ def rollout(
     on its golden rows, decision by decision; then it serves, the alias is moved, and the old
     version unloaded. Anything wrong: the old version serves as before, and the exit code is 1.
 
+    With --canary it is checked likewise, then answers a share of the calls, until it is rolled out
+    (thresher rollout MODEL) or not (thresher rollback NAME).
+
     Example: thresher rollout digits@candidate
     """
+    if share is not None:
+        if alias is not None:
+            raise click.UsageError("--alias moves with a rollout; --canary moves none")
+        _start_canary(
+            model,
+            share,
+            server=server,
+            repository=repository,
+            allow_label_change=allow_label_change,
+            unproven=unproven,
+            timeout_s=timeout_s,
+            as_json=as_json,
+        )
+        return
     put_into_service(
         model,
         server=server,
@@ -145,6 +191,46 @@ def put_into_service(
         say(f"Back again: thresher rollback {done.name}")
 
 
+def _start_canary(
+    model: str,
+    share: float,
+    *,
+    server: str | None,
+    repository: Path | None,
+    allow_label_change: bool,
+    unproven: bool,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    from thresher_serving.rollout import RolloutOptions, start_canary
+
+    published = _repository(server, repository)
+    where = connect(server)
+    with _shown_steps() as show:
+        name, version, _ = _which(model, show)
+        _publish(published, name, version, show)
+        done = start_canary(
+            published,
+            name,
+            version,
+            where,
+            share=share,
+            options=RolloutOptions(
+                allow_label_change=allow_label_change, unproven=unproven, timeout_s=timeout_s
+            ),
+            progress=show,
+        )
+    _tell_canary(done, as_json=as_json)
+    at = "".join(
+        f" {option} {value}"
+        for option, value in (("--to", server), ("--repository", repository))
+        if value
+    )
+    say("Watch it:            thresher status --watch" + at)
+    say(f"Let it serve all:    thresher rollout {name}/{version}{at}")
+    say(f"Take it out again:   thresher rollback {name}{at}")
+
+
 @click.command()
 @click.argument("name")
 @to_option
@@ -166,11 +252,12 @@ def rollback(
 ) -> None:
     """Put the version that served before into service again; once more goes back one further.
 
-    The steps are those of a rollout. For any other version: thresher rollout NAME/VERSION.
+    Where a canary runs, that is ended instead, and what serves goes on. The steps are those of a
+    rollout. For any other version: thresher rollout NAME/VERSION.
 
     Example: thresher rollback digits
     """
-    from thresher_serving.rollout import RolloutOptions, roll_back
+    from thresher_serving.rollout import CanaryEnd, RolloutOptions, roll_back
 
     published = _repository(server, repository)
     where = connect(server)
@@ -185,7 +272,10 @@ def rollback(
             alias=_alias(name, alias, show=show, check=False),
             progress=show,
         )
-    _tell(done, as_json=as_json)
+    if isinstance(done, CanaryEnd):
+        _tell_canary(done, as_json=as_json)
+    else:
+        _tell(done, as_json=as_json)
 
 
 def _repository(server: str | None, given: Path | None) -> ModelRepository:
@@ -219,13 +309,27 @@ def _which(model: str, show: Callable[[str], None]) -> tuple[str, int, bool]:
 
     show(f"Asking MLflow which version {model} is")
     try:
-        found = resolve(uri)
+        with _short_patience():
+            found = resolve(uri)
     except ModuleNotFoundError as error:
         raise NotFoundError(
             f'"{model}" needs MLflow, which is not installed here ({error}). Name the version '
             f"instead: thresher rollout {model.removeprefix('models:/').partition('@')[0]}/VERSION"
         ) from None
     return found.name, found.version, True
+
+
+@contextlib.contextmanager
+def _short_patience() -> Iterator[None]:
+    """Have MLflow's client give a server that is down up in seconds; by itself it tries minutes."""
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    added = {name: value for name, value in short.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:  # an export that follows may take its time
+            del os.environ[name]
 
 
 def _publish(
@@ -334,16 +438,35 @@ def _tell(done: Rollout, *, as_json: bool) -> None:
     if as_json:
         print_json(done.to_dict())
         return
-    what = f"{done.name} version {done.version}"
-    rows = (
-        "answers were not compared"
-        if done.num_rows is None
-        else f"{done.num_rows} golden rows, {done.num_decisions:,} decisions, "
-        f"{done.num_flips} flips"
-    )
+    what, rows = f"{done.name} version {done.version}", _compared(done)
     if not done.is_new:
         click.echo(f"{what} serves already on {done.server} ({rows})")
         return
     after = "" if done.live_after_s is None else f" after {done.live_after_s:.1f} s"
     before = "" if done.previous is None else f" in place of version {done.previous}"
     click.echo(f"{what} serves on {done.server}{before}{after} ({rows})")
+
+
+def _tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
+    from thresher_serving.rollout import CanaryEnd, percent
+
+    if as_json:
+        print_json(done.to_dict())
+        return
+    what = f"{done.name} version {done.version}"
+    if isinstance(done, CanaryEnd):
+        now = "no version serves" if done.serving is None else f"version {done.serving} serves"
+        click.echo(f"{what} is a canary no more; {now} every call on {done.server}, as before")
+        return
+    before = "" if done.replaced in {None, done.version} else f", in place of {done.replaced}"
+    click.echo(
+        f"{what} is a canary on {done.server}{before}: {percent(done.share)} of the calls of "
+        f"Thresher's clients get it within 5 s, all others version {done.serving} "
+        f"({_compared(done)})"
+    )
+
+
+def _compared(done: Rollout | CanaryStart) -> str:
+    if done.num_rows is None:
+        return "answers were not compared"
+    return f"{done.num_rows} golden rows, {done.num_decisions:,} decisions, {done.num_flips} flips"

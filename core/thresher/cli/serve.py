@@ -77,6 +77,14 @@ def connect(server: str | None) -> str | Connection:
     help="A Triton server to use; by default TRITONSERVER, then /opt/tritonserver, then the "
     "server of the nvidia-pytriton wheel, installed at first use.",
 )
+@click.option(
+    "--hung-after",
+    type=click.FloatRange(min=5),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="End a backend process that has done nothing for so long though a request waits.",
+)
 @click.option("--unproven", is_flag=True, help="Serve versions without a proof of parity too.")
 def serve(
     repository: Path,
@@ -91,13 +99,14 @@ def serve(
     tls_ca: Path | None,
     key_file: Path | None,
     tritonserver: Path | None,
+    hung_after: float,
     unproven: bool,
 ) -> None:
     """Start NVIDIA Triton on the model repository.
 
     Where one runs on it already, models published since are loaded into that one. A version whose
-    certificate is missing, or does not match its files, is refused. A backend process that dies is
-    started anew.
+    certificate is missing, or does not match its files, is refused. A backend process that dies or
+    hangs is started anew.
 
     Example: thresher serve --background
     """
@@ -111,6 +120,7 @@ def serve(
         raise click.UsageError("--tls-cert, --tls-key, --tls-ca and --key-file go with --public")
     host = host or ("0.0.0.0" if is_public else "127.0.0.1")  # noqa: S104 -- hardened, and asked for
     check_host(host, public)
+    _align_companions(repository)
     _check_proven(repository, unproven=unproven)
     running = running_server()
     if running and background and running.repository == str(repository.resolve()):
@@ -132,6 +142,7 @@ def serve(
             host=host,
             public=public,
             watch=background,
+            hung_s=hung_after,
         )
     for problem in server.problems:
         say(f"Warning: {problem}")
@@ -171,6 +182,19 @@ def _public(
         key_file=key_file,
         state_dir=STATE_DIR,
     )
+
+
+def _align_companions(repository: Path) -> None:
+    """Let NAME.text serve what NAME does, which an export that was killed may have left undone."""
+    from thresher.errors import PublishError
+    from thresher.repository import ModelRepository
+
+    published = ModelRepository(repository)
+    for name in published.names():
+        try:
+            published.align_companions(name)
+        except PublishError as error:  # no right to write, for one
+            say(f"Warning: {error}")
 
 
 def _check_proven(repository: Path, *, unproven: bool) -> None:

@@ -38,6 +38,7 @@ _WIDE = 100
     show_default=True,
     help="Seconds between two looks, with --watch.",
 )
+@click.option("--labels", "every_label", is_flag=True, help="Show the positive rate of each label.")
 @json_option
 def status(
     server: str | None,
@@ -45,12 +46,14 @@ def status(
     metrics_url: str | None,
     watch: bool,
     every_s: float,
+    every_label: bool,
     as_json: bool,
 ) -> None:
     """Show what a server serves, whether it is proven, how many ask and how fast it answers.
 
     Percentiles are shown where the server exports them (--metrics-config summary_latencies=true),
-    means otherwise. Rates of yes by label are not known to Triton, and so not shown.
+    means otherwise; how often labels are given, where the model's configuration asks for counts
+    (label_metrics).
 
     Example: thresher status --watch
     """
@@ -64,12 +67,13 @@ def status(
     if not console.is_terminal:
         console.width = max(console.width, 120)
     if not watch:
-        console.print(_picture(reader.read(_aliases()), width=console.width))
+        found = reader.read(_aliases())
+        console.print(_picture(found, width=console.width, every_label=every_label))
         return
-    _watch(console, reader, every_s)
+    _watch(console, reader, every_s, every_label=every_label)
 
 
-def _watch(console: Any, reader: StatusReader, every_s: float) -> None:
+def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: bool) -> None:
     from rich.live import Live
 
     aliases, asked = _aliases(), time.monotonic()
@@ -82,7 +86,13 @@ def _watch(console: Any, reader: StatusReader, every_s: float) -> None:
                     aliases, asked = _aliases(), begin
                 try:
                     now = reader.read(aliases)
-                    picture = _picture(now, width=console.width, before=before, every_s=every_s)
+                    picture = _picture(
+                        now,
+                        width=console.width,
+                        every_label=every_label,
+                        before=before,
+                        every_s=every_s,
+                    )
                     live.update(picture, refresh=True)
                     before = now
                 except ServerError as error:  # it may come back
@@ -129,13 +139,19 @@ def _aliases() -> dict[str, dict[str, int]]:
 
 
 def _picture(
-    found: ServerStatus, *, width: int, before: ServerStatus | None = None, every_s: float = 0
+    found: ServerStatus,
+    *,
+    width: int,
+    every_label: bool = False,
+    before: ServerStatus | None = None,
+    every_s: float = 0,
 ) -> Any:
     """Return the status as something that Rich prints.
 
     Args:
         found: What was read.
         width: Columns of the terminal; a narrow one shows less.
+        every_label: Whether to show all labels' rates, not the most telling ones alone.
         before: What was read `every_s` seconds earlier, for rates.
         every_s: 0 for one look only.
     """
@@ -145,10 +161,10 @@ def _picture(
     from rich.text import Text
 
     has_percentiles = any(each.percentiles_ms for each in found.versions)
-    earlier = {(each.model, each.version): each for each in before.versions} if before else {}
+    earlier = {_key(each): each for each in before.versions} if before else {}
     rows = []
     for each in found.versions:
-        rate = _rate(each, earlier.get((each.model, each.version)), every_s)
+        rate = _rate(each, earlier.get(_key(each)), every_s)
         cells = _cells(each, rate, is_wide=width >= _WIDE, has_percentiles=has_percentiles)
         rows.append({column: cell for column, cell in cells.items() if every_s or column != "/s"})
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
@@ -163,8 +179,65 @@ def _picture(
     head = Text(f"{found.server} at {found.url}", style="bold")
     if every_s:
         head.append(time.strftime("   %H:%M:%S"), style="dim")
-    what: Any = table if rows else Text("No model is loaded")
-    return Group(head, what, *(Text(line, style="dim") for line in _footer(found)))
+    what: list[Any] = [table if rows else Text("No model is loaded")]
+    if every_label:
+        what += _label_tables(found)
+    else:
+        what += [Text(line) for line in _label_lines(found, most=5 if width >= _WIDE else 3)]
+    return Group(head, *what, *(Text(line, style="dim") for line in _footer(found)))
+
+
+def _key(each: VersionStatus) -> tuple[str, int | None, bool]:
+    return each.model, each.version, each.canary_share is not None
+
+
+def _label_lines(found: ServerStatus, *, most: int) -> list[str]:
+    """Return a line for each version that counts labels: the most frequent ones.
+
+    Of a canary, the labels whose rates differ most from those of what serves.
+    """
+    serving = {each.model: each.positive_rates for each in found.versions if each.serves}
+    lines = []
+    for each in found.versions:
+        rates = each.positive_rates
+        if rates is None:
+            continue
+        usual = serving.get(each.model) if each.canary_share is not None else None
+        ranked = sorted(rates, key=lambda k: (-abs(rates[k] - (usual or {}).get(k, 0.0)), k))
+        shown = [
+            f"{label} {rates[label]:.1%}"
+            + (f" ({usual[label]:.1%})" if usual and label in usual else "")
+            for label in ranked[:most]
+        ]
+        more = f", {len(rates) - most} more (--labels)" if len(rates) > most else ""
+        canary = " canary" if each.canary_share is not None else ""
+        rows = f"{each.rows:,} row" + ("s" if each.rows != 1 else "")
+        beside = " (what serves, in brackets)" if usual else ""
+        head = f"{each.model}/{each.version}{canary}, yes in {rows}{beside}"
+        lines.append(f"{head}: {', '.join(shown)}{more}")
+    return lines
+
+
+def _label_tables(found: ServerStatus) -> list[Any]:
+    """Return a table for each model whose labels are counted, with a line for each label."""
+    from rich import box
+    from rich.table import Table
+
+    tables = []
+    for model in dict.fromkeys(each.model for each in found.versions if each.positive_rates):
+        versions = [e for e in found.versions if e.model == model and e.positive_rates]
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        table.add_column(f"{model}: yes", overflow="fold")
+        for each in versions:
+            canary = " canary" if each.canary_share is not None else ""
+            table.add_column(f"{each.version}{canary}, {each.rows:,} rows", justify="right")
+        every = [each.positive_rates or {} for each in versions]
+        labels = dict.fromkeys(label for told in every for label in told)
+        for label in sorted(labels, key=lambda k: (-every[0].get(k, 0.0), k)):
+            rates = [told.get(label) for told in every]
+            table.add_row(label, *("-" if rate is None else f"{rate:.1%}" for rate in rates))
+        tables.append(table)
+    return tables
 
 
 def _rate(each: VersionStatus, before: VersionStatus | None, every_s: float) -> str:
@@ -180,7 +253,9 @@ def _cells(
     from rich.text import Text
 
     state = Text(each.state.lower(), style="yellow")
-    if each.serves:
+    if each.canary_share is not None:
+        state = Text(f"canary {each.canary_share * 100:.3g}%", style="bold cyan")
+    elif each.serves:
         state = Text("serves", style="bold green")
     elif each.state == "READY":
         state = Text("loaded", style="cyan")
@@ -230,11 +305,20 @@ def _number(value: float | None) -> str:
 def _footer(found: ServerStatus) -> list[str]:
     lines = []
     serving = {each.model: each.version for each in found.versions if each.serves}
+    canaries = {
+        each.model: each.version for each in found.versions if each.canary_share is not None
+    }
+    lines += [
+        f"{name}: thresher rollout {name}/{version} lets the canary serve every call, "
+        f"thresher rollback {name} ends it"
+        for name, version in canaries.items()
+    ]
     for name, versions in found.published.items():
-        others = [str(version) for version in versions if version != serving.get(name)]
+        loaded = {serving.get(name), canaries.get(name)}
+        others = [str(version) for version in versions if version not in loaded]
         if others:
             shown = ", ".join(others[-8:])
-            back = found.previous.get(name)
+            back = None if name in canaries else found.previous.get(name)
             rollback = f"; thresher rollback {name} brings version {back} back" if back else ""
             lines.append(f"{name}: published besides: {shown}{rollback}")
     lines += [f"{what} is being checked beside what serves" for what in found.rolling_out]

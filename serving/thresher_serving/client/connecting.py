@@ -60,7 +60,7 @@ def opened(
         else:
             regions = _regions(connection, shared_memory, pace)
             servers.append(GrpcTransport(connection, is_async=is_async, regions=regions))
-    texts = None if tokenizer is None else TextTokenizer(tokenizer, max_length=max_length)
+    texts = TextTokenizer(tokenizer, max_length=max_length)
     return Session(servers, pace=pace, retries=retries, tokenizer=texts)
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
 
-__all__ = ["CallFailure", "GoneError", "RefusedError", "explained", "is_about_memory"]
+__all__ = [
+    "CallFailure",
+    "GoneError",
+    "RefusedError",
+    "explained",
+    "failure_of",
+    "is_about_memory",
+    "without_stack",
+]
 
 _UNKNOWN = ("unknown model", "is not found", "not ready")
 _AWAY = "has no available versions"
@@ -25,8 +34,7 @@ class CallFailure(Exception):  # noqa: N818 - never seen outside: `explained` ma
     def __init__(self, status: str, message: str) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
-        # the Python backend appends its own stack
-        self.message = message.partition("\n\nAt:\n")[0].strip()
+        self.message = without_stack(message)
 
     @property
     def is_restricted(self) -> bool:
@@ -67,6 +75,16 @@ class CallFailure(Exception):  # noqa: N818 - never seen outside: `explained` ma
         return self.status == "DEADLINE_EXCEEDED"
 
 
+def failure_of(error: Any) -> CallFailure:
+    """Return the failure that a tritonclient exception of gRPC stands for."""
+    return CallFailure(str(error.status()).removeprefix("StatusCode."), str(error.message()))
+
+
+def without_stack(message: str) -> str:
+    """Return a message of Triton's without the stack that the Python backend appends."""
+    return message.partition("\n\nAt:\n")[0].strip()
+
+
 def is_about_memory(text: str) -> bool:
     """Return whether a server's words are about shared memory."""
     return "shared memory" in text.lower()
@@ -102,8 +120,8 @@ def explained(
         return ServerError(f"the Triton server at {url} did not answer in time. Is it overloaded?")
     if failure.is_restricted:
         return ServerError(
-            f"the Triton server at {url} wants a key for this call. Give it in headers, such as "
-            f'Client("{url}", headers={{NAME: KEY}}). {got}'
+            f"the Triton server at {url} wants a key for this call. Set THRESHER_SERVER_KEY for "
+            f'commands; in a program, Client("{url}", headers={{NAME: KEY}}). {got}'
         )
     if failure.is_broken_model:
         return ServerError(
@@ -124,8 +142,19 @@ def explained(
         return ServerError(f"the Triton server at {url} is overloaded: its queue is full. {got}")
     if failure.status == "UNAVAILABLE" and not failure.is_unknown:
         return ServerError(
-            f"no Triton server answers at {url}. Run: thresher serve (it prints its address). {got}"
+            f"no Triton server answers at {url}. Run: thresher serve (it prints its address). "
+            f"{got}{_tls_hint(failure, url)}"
         )
     what = f"model {model}" + (f" version {version}" if version else "") if model else "a call"
     kind = RefusedError if failure.status == "INVALID_ARGUMENT" else ServerError
     return kind(f"the Triton server at {url} refused {what}: {failure.message}")
+
+
+def _tls_hint(failure: CallFailure, url: str) -> str:
+    """Return what may be missing where something hangs up that does listen."""
+    if "Socket closed" not in failure.message:
+        return ""
+    return (
+        ". If that server wants TLS: set THRESHER_TLS_CA for commands; in a program, "
+        f'Client("{url}", tls=Tls(ca=...))'
+    )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from thresher.decision import FloatArray
 from thresher.errors import DataError, MissingExtraError, ServerError
+from thresher_serving.client.canary import is_canary, without_canary
 from thresher_serving.client.metadata import ModelMetadata
 
 __all__ = ["NamedLabel", "Prediction", "prediction_of"]
@@ -50,6 +51,9 @@ class Prediction:
 
     logits: FloatArray | None = None
     """float32 [N, L] if they were asked for."""
+
+    is_canary: bool = False
+    """Whether the version is on trial: this call was one of its share, others get another one."""
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -168,7 +172,8 @@ def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Predicti
         labels=labels,
         label_names=names if decision is None else decision.labels,
         thresholds=None if decision is None else decision.thresholds,
-        model_name=model.name,
+        model_name=without_canary(model.name),
         model_version=model.version,
         logits=arrays.get("logits"),
+        is_canary=is_canary(model.name),
     )

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from thresher.errors import DataError, NotFoundError, ServerError
+from thresher.errors import DataError, NotFoundError, ServerError, ThresherError
 from thresher_serving.client import batching
+from thresher_serving.client.canary import Canaries, canary_of, is_canary, share_of
 from thresher_serving.client.failures import CallFailure, GoneError, RefusedError, explained
 from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
 from thresher_serving.client.pace import Pace
@@ -30,6 +31,9 @@ _TURNS = 5
 """How often everything is asked anew because the version that had begun to answer went away."""
 
 _POLL_S = 0.05
+
+_LOOK_S = 1.0
+"""How long a look for a canary may keep a call waiting."""
 
 
 class Session:
@@ -55,6 +59,7 @@ class Session:
         self._retries = retries
         self._tokenizer = tokenizer
         self._known: dict[tuple[str, int | None], ModelMetadata] = {}
+        self._canaries = Canaries()
 
     async def close(self) -> None:
         """Close each connection."""
@@ -82,15 +87,23 @@ class Session:
         deadline: Deadline,
         allow_nonfinite: bool,
     ) -> Prediction:
-        """Return probabilities and labels for N rows, in their order, from one version."""
-        by, arrays = await self._infer(
-            model,
-            inputs,
-            version,
-            partial(batching.checked_outputs, outputs=outputs),
-            deadline,
-            allow_nonfinite,
-        )
+        """Return probabilities and labels for N rows, in their order, from one version.
+
+        A call that goes to a canary, and fails there, is made as if there were none.
+        """
+        choice = partial(batching.checked_outputs, outputs=outputs)
+        if version is None and (canary := await self._canary(model, deadline)) is not None:
+            half = Deadline(deadline.left_s / 2)
+            try:
+                by, arrays = await self._infer_as(
+                    canary, canary.version, inputs, choice, half, allow_nonfinite
+                )
+                return prediction_of(by, arrays)
+            except DataError:  # what serves may take it, or says what is wrong with it
+                pass
+            except ThresherError:
+                self._canaries.failed(model)
+        by, arrays = await self._infer(model, inputs, version, choice, deadline, allow_nonfinite)
         return prediction_of(by, arrays)
 
     async def infer(
@@ -141,6 +154,23 @@ class Session:
             f"{server.url}: {what} is not ready after {timeout_s:g} s. {'; '.join(states)}".rstrip()
         )
 
+    async def _canary(self, model: str, deadline: Deadline) -> ModelMetadata | None:
+        """Return the model's canary if there is one and this call is of its share."""
+        if self._canaries.look_is_due(model):
+            if (model, None) not in self._known:  # finds a server that answers
+                await self.metadata(model, None, deadline)
+            found, share = None, 0.0
+            try:
+                metadata, config, version = await self.servers.current.describe(
+                    canary_of(model), "", max(0.01, min(_LOOK_S, deadline.left_s / 2))
+                )
+                if share := share_of(config):
+                    found = metadata_of(metadata, config, version)
+            except (CallFailure, ThresherError):
+                pass
+            self._canaries.found(model, found, share)
+        return self._canaries.drawn(model)
+
     async def _infer(
         self,
         model: str,
@@ -190,8 +220,10 @@ class Session:
             return described, batching.empty(described, asked)
         answers = await self._answers(described, version, arrays, asked, deadline)
         answered = answers[0].version
-        by = self._known.get((described.name, answered))
-        by = by or await self.metadata(described.name, answered, deadline)
+        by = described
+        if answered != described.version:
+            known = self._known.get((described.name, answered))
+            by = known or await self.metadata(described.name, answered, deadline)
         if version is None:
             self._known[described.name, None] = by
         return by, batching.join([answer.arrays for answer in answers])
@@ -270,6 +302,8 @@ class Session:
             try:
                 return await call(server, left_s / (1 + self.servers.others))
             except CallFailure as failure:
+                if is_canary(model):  # what serves is asked next, so once is enough
+                    raise explained(failure, server.url, model=model, version=version) from None
                 failures += 1
                 moves_on = failure.is_transient or failure.is_late or failure.is_broken_model
                 has_other = moves_on and self.servers.failed(server)

@@ -1,4 +1,7 @@
-"""Turns texts into a model's inputs, with the tokenizer that was logged with it."""
+"""Turns texts into a model's inputs, with the tokenizer that was logged with it.
+
+A model that makes tokens itself, such as `NAME.text`, is sent the texts as they are.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class TextTokenizer:
 
     Args:
         path: ``tokenizer.json``, or a folder that holds it; training logs it with its run, as
-            ``assets/tokenizer.json``.
+            ``assets/tokenizer.json``. None knows no tokens: only models that take texts take them.
         max_length: The tokens that are kept of a text, as in the recipe that trained the model.
 
     Raises:
@@ -32,7 +35,10 @@ class TextTokenizer:
         NotFoundError: If there is no such file.
     """
 
-    def __init__(self, path: str | Path, *, max_length: int = 128) -> None:
+    def __init__(self, path: str | Path | None, *, max_length: int = 128) -> None:
+        self._tokenizer: Any = None
+        if path is None:
+            return
         try:
             from tokenizers import Tokenizer
         except ModuleNotFoundError:
@@ -55,10 +61,10 @@ class TextTokenizer:
         self._pad_id = int(padding.get("pad_id", _pad_id(self._tokenizer)))
         self._tokenizer.no_padding()
 
-    def inputs(
-        self, model: ModelMetadata, texts: Sequence[str]
-    ) -> dict[str, npt.NDArray[np.integer[Any]]]:
+    def inputs(self, model: ModelMetadata, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Return the inputs ``input_ids``, ``attention_mask`` [N, T], and what else a model takes.
+
+        Of a model whose only input is a text, that: UTF-8 [N, 1].
 
         Args:
             model: The model that they are for.
@@ -67,13 +73,19 @@ class TextTokenizer:
         Raises:
             DataError: If they are no texts, or the model takes none.
         """
-        if isinstance(texts, str):
-            raise DataError(f"model {model.name}: got one text, expected a list of texts: [text]")
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise DataError(
-                    f"model {model.name}: row {row} is a {type(text).__name__}, expected a text"
-                )
+        takes = _text_input(model)
+        if takes is None and self._tokenizer is None:
+            other = f", or ask {model.name}.text, where --text exported it"
+            raise DataError(
+                f"model {model.name}: got a {type(texts).__name__}, expected a NumPy array; texts "
+                "need the model's tokenizer: Client(..., tokenizer=PATH)"
+                + (other if "input_ids" in model.inputs else "")
+            )
+        encoded = _checked(model, texts)
+        if takes is not None:
+            array = np.empty((len(encoded), 1), np.object_)
+            array[:, 0] = encoded
+            return {takes: array}
         if "input_ids" not in model.inputs:
             raise DataError(
                 f"model {model.name} takes {', '.join(model.inputs)}; a tokenizer's texts need "
@@ -100,6 +112,42 @@ class TextTokenizer:
                 array[row, : len(ids)] = ids
             found[name] = array
         return found
+
+
+def _text_input(model: ModelMetadata) -> str | None:
+    """Return the only input of a model that takes one text a row."""
+    for name, tensor in model.inputs.items():
+        if len(model.inputs) == 1 and tensor.datatype == "BYTES" and tensor.shape == (1,):
+            return name
+    return None
+
+
+def _checked(model: ModelMetadata, texts: Sequence[str]) -> list[bytes]:
+    """Return texts as UTF-8.
+
+    Raises:
+        DataError: If they are no texts; names the row.
+    """
+    if isinstance(texts, str):
+        raise DataError(f"model {model.name}: got one text, expected a list of texts: [text]")
+    if not isinstance(texts, Sequence):
+        raise DataError(
+            f"model {model.name}: got a {type(texts).__name__}, expected a list of texts"
+        )
+    encoded = []
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"model {model.name}: row {row} is a {type(text).__name__}, expected a text"
+            )
+        try:
+            encoded.append(text.encode())
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"model {model.name}: row {row} has half of a surrogate pair at {error.start}, "
+                "which is no character. Leave it out: text.encode(errors='ignore').decode()"
+            ) from None
+    return encoded
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from thresher_serving.client.failures import CallFailure
+from thresher_serving.client.failures import CallFailure, failure_of
 from thresher_serving.client.shared_memory import Regions
 from thresher_serving.client.under_way import BlockingCalls, Calls, SuspendingCalls
 from thresher_serving.connection import Connection
@@ -209,5 +209,4 @@ def _failing() -> Iterator[None]:
     try:
         yield
     except InferenceServerException as error:
-        status = str(error.status()).removeprefix("StatusCode.")
-        raise CallFailure(status, str(error.message())) from None
+        raise failure_of(error) from None

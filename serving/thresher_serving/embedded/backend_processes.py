@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -11,8 +16,17 @@ __all__ = ["BackendProcesses"]
 _STUB = "triton_python_backend_stub"
 
 
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """A living backend process."""
+
+    process: psutil.Process
+    name: str
+    version: int
+
+
 class BackendProcesses:
-    """Which of a server's backend processes have died.
+    """Which of a server's backend processes have died, do not run, or do nothing.
 
     Triton waits for each process that it ends itself, and for none that died: such a one stays in
     the list of processes as a zombie, without its command line. So a version has lost a process
@@ -26,51 +40,118 @@ class BackendProcesses:
     def __init__(self, server: int, repository: Path) -> None:
         self._server = server
         self._repository = repository.resolve()
-        self._buried: set[int] = self._now()[1]
         self._known: dict[tuple[str, int], int] = {}
+        self._beats: dict[int, tuple[int, float]] = {}
+        self._judged = time.monotonic()
+        self.look()
+        self._buried = set(self._dead)
 
-    def living(self, name: str, version: int) -> int:
-        """Return how many processes a version has."""
-        return self._now()[0].count((name, version))
-
-    def remember(self, name: str, version: int) -> None:
-        """Take the processes that a version has now for those that it needs."""
-        self._known[name, version] = self.living(name, version)
-
-    def has_died(self, name: str, version: int) -> bool:
-        """Return whether a version has fewer processes than it had, and one is dead."""
-        known = self._known.get((name, version), 0)
-        if not known:
-            return False
-        living, dead = self._now()
-        return living.count((name, version)) < known and bool(dead - self._buried)
-
-    def bury(self) -> None:
-        """Take those that are dead now for known."""
-        self._buried |= self._now()[1]
-
-    def _now(self) -> tuple[list[tuple[str, int]], set[int]]:
-        """Return the model and version of each living process, and the ids of the dead."""
-        living: list[tuple[str, int]] = []
-        dead: set[int] = set()
+    def look(self) -> None:
+        """Look at them now; what the other methods tell is as of then."""
+        self._living: list[_Backend] = []
+        self._dead: set[int] = set()
         try:
             children = psutil.Process(self._server).children()
         except psutil.Error:
-            return living, dead
+            return
         for child in children:
-            try:
-                if child.status() == psutil.STATUS_ZOMBIE:
-                    if _STUB.startswith(child.name()):
-                        dead.add(child.pid)
-                    continue
-                program, *arguments = child.cmdline() or [""]
-            except psutil.Error:
+            with contextlib.suppress(psutil.Error):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    self._living += self._backend(child)
+                elif _STUB.startswith(child.name()):
+                    self._dead.add(child.pid)
+
+    def _backend(self, process: psutil.Process) -> list[_Backend]:
+        program, *arguments = process.cmdline() or [""]
+        if Path(program).name != _STUB or not arguments:
+            return []
+        path = Path(arguments[0])
+        parts = path.parts[len(self._repository.parts) :]
+        if not path.is_relative_to(self._repository) or len(parts) < 3 or not parts[1].isdecimal():
+            return []
+        return [_Backend(process, parts[0], int(parts[1]))]
+
+    def _of(self, name: str, version: int) -> list[_Backend]:
+        return [one for one in self._living if (one.name, one.version) == (name, version)]
+
+    def pids(self, name: str, version: int) -> list[int]:
+        """Return the ids of a version's living processes."""
+        return [one.process.pid for one in self._of(name, version)]
+
+    def remember(self, name: str, version: int) -> None:
+        """Take the processes that a version has for those that it needs; it answers."""
+        if pids := self.pids(name, version):  # one that is about to be dead is in neither list
+            self._known[name, version] = len(pids)
+
+    def has_dead(self) -> bool:
+        """Return whether a process is dead that was not known to be."""
+        return bool(self._dead - self._buried)
+
+    def has_died(self, name: str, version: int) -> bool:
+        """Return whether a version has fewer processes than it had, and one is dead."""
+        lost = len(self.pids(name, version)) < self._known.get((name, version), 0)
+        return lost and self.has_dead()
+
+    def bury(self) -> None:
+        """Take those that are dead now for known."""
+        self.look()
+        self._buried |= self._dead
+
+    def kill_stalled(self, *, after_s: float) -> dict[tuple[str, int], list[int]]:
+        """Kill the processes whose heartbeat has stopped; return their ids by name and version.
+
+        Nobody is judged by a time in which this process itself did not run.
+        """
+        now, killed = time.monotonic(), defaultdict(list)
+        if now - self._judged > after_s / 2:
+            self._beats.clear()
+        self._judged, before = now, self._beats
+        self._beats = {}
+        for one in self._living:
+            pid, beats = one.process.pid, _heartbeats(one.process.pid)
+            if beats is None:
                 continue
-            if Path(program).name != _STUB or not arguments:
-                continue
-            path = Path(arguments[0])
-            if path.is_relative_to(self._repository):
-                parts = path.relative_to(self._repository).parts
-                if len(parts) > 2 and parts[1].isdecimal():
-                    living.append((parts[0], int(parts[1])))
-        return living, dead
+            count, since = before.get(pid, (beats, now))
+            self._beats[pid] = beats, since if beats == count else now
+            if beats == count and now - since > after_s and _kill(one):
+                killed[one.name, one.version].append(pid)
+        return dict(killed)
+
+    def kill(self, name: str, version: int) -> None:
+        """Kill a version's processes."""
+        for one in self._of(name, version):
+            _kill(one)
+
+    def cpu_s(self, name: str, version: int) -> float:
+        """Return the processor time that a version's living processes have used, in seconds."""
+        used = 0.0
+        for one in self._of(name, version):
+            with contextlib.suppress(psutil.Error):
+                times = one.process.cpu_times()
+                used += times.user + times.system
+        return used
+
+
+def _kill(one: _Backend) -> bool:
+    try:
+        one.process.kill()
+    except psutil.Error:
+        return False
+    return True
+
+
+def _heartbeats(pid: int) -> int | None:
+    """Return a number that grows with each heartbeat of a backend process; None before its first.
+
+    Until then Triton waits for it without an end, and would not notice that it is gone.
+
+    The first thread that it starts sleeps for 0.3 seconds, tells Triton that it lives, and so on,
+    whatever the others do. It tells by itself whether the process runs at all.
+
+    Source: python_backend r24.10, pb_stub.cc (main).
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        thread = os.listdir(f"/proc/{pid}/task")[1]  # noqa: PTH208 - in the order they started in
+        status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) or None
+    return None

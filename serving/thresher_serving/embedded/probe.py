@@ -21,7 +21,7 @@ class Health(enum.Enum):
     """It answered; an error of the model's own is an answer too."""
 
     DEAD = "dead"
-    """Triton says that the backend's process is gone."""
+    """Triton says that the backend's process is gone, or has not run for a second."""
 
     SILENT = "silent"
     """No answer in time: busy, hanging, or about to be called dead."""

@@ -26,6 +26,7 @@ __all__ = [
     "created",
     "interrupts_deferred",
     "is_alive",
+    "known_reason",
     "last_lines",
     "spawn",
     "spawn_beside",
@@ -265,6 +266,17 @@ def _shared_memory(leader: int, created_at: float) -> set[Path]:
         with contextlib.suppress(psutil.Error):
             paths |= {Path(m.path) for m in process.memory_maps() if m.path.startswith(_SHARED)}
     return paths
+
+
+def known_reason(path: Path) -> str:
+    """Return a sentence on why a server ended, where its log names a reason that is known."""
+    if "boost::interprocess::lock_exception" not in last_lines(path, count=100):
+        return ""
+    return (
+        " Its log names boost::interprocess::lock_exception: a backend process ended while it held "
+        "the lock of the memory that it shares with Triton, which Triton does not survive. Most "
+        "often it had not run for more than a second (a paused machine, kill -STOP, no memory)."
+    )
 
 
 def last_lines(path: Path, count: int = 15) -> str:

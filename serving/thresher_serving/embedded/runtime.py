@@ -6,12 +6,13 @@ the server brings one, else with ours, which runs in the server's ``python`` bac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,8 @@ from thresher_serving.embedded.runtime_install import (
 __all__ = ["Runtime", "find_runtime", "install_runtime", "remove_runtime", "runtime_info"]
 
 _CONTAINER = Path("/opt/tritonserver")
-_OUR_BACKEND = Path(__file__).parents[1] / "backends" / "onnxruntime" / "model.py"
+_OUR_BACKENDS = Path(__file__).parents[1] / "backends"
+_ONNXRUNTIME, _TOKENIZER = "onnxruntime", "tokenizer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,8 @@ class Runtime:
     """The ``tritonserver`` binary."""
 
     backend_directory: Path
-    """What ``--backend-directory`` is set to; it holds ``onnxruntime``."""
+    """What ``--backend-directory`` is set to; it holds ``onnxruntime`` and, where there is a
+    ``python`` backend that can run it, ``tokenizer``."""
 
     backend: Literal["c++", "python"]
     """Which ``onnxruntime`` backend serves: NVIDIA's own, or ours."""
@@ -124,15 +127,21 @@ def _existing(path: Path, kind: Literal["given", "container"]) -> Runtime:
     version = version_file.read_text().strip() if version_file.is_file() else "unknown"
     caches = root / "caches"
     own = (backends / "onnxruntime").is_dir()
-    if not own:
-        if not (backends / "python").is_dir():
+    has_python = (backends / "python").is_dir()
+    digest = hashlib.sha256(str(backends).encode()).hexdigest()[:12]
+    linked = cache_folder() / "backends" / digest
+    if own and has_python:
+        # for models that take texts; where there is no room for it, all others are served
+        with contextlib.suppress(OSError):
+            backends = _with_our_backends(backends, linked, [_TOKENIZER])
+    elif not own:
+        if not has_python:
             raise RuntimeUnavailableError(
                 f"{backends}: neither an onnxruntime nor a python backend, so this server can "
                 "serve no ONNX model. Give a full Triton installation with --tritonserver"
             )
         _check_system_python()
-        digest = hashlib.sha256(str(backends).encode()).hexdigest()[:12]
-        backends = _with_our_backend(backends, cache_folder() / "backends" / digest)
+        backends = _with_our_backends(backends, linked, [_ONNXRUNTIME, _TOKENIZER])
     return Runtime(
         kind=kind,
         server=server,
@@ -165,7 +174,9 @@ def _wheel(folder: Path) -> Runtime:
     return Runtime(
         kind="wheel",
         server=triton / "bin/tritonserver",
-        backend_directory=_with_our_backend(triton / "backends", folder / "backends"),
+        backend_directory=_with_our_backends(
+            triton / "backends", folder / "backends", [_ONNXRUNTIME, _TOKENIZER]
+        ),
         backend="python",
         cache_directory=triton / "caches",
         version=TRITON_VERSION,
@@ -176,32 +187,45 @@ def _wheel(folder: Path) -> Runtime:
     )
 
 
-def _with_our_backend(backends: Path, parent: Path) -> Path:
-    """Return a folder that links each backend of a server and holds a copy of ours.
+def _with_our_backends(backends: Path, parent: Path, ours: Sequence[str]) -> Path:
+    """Return a folder that links each backend of a server and holds copies of ours.
 
-    The folder is named after our backend's content, so another version of this package never
+    The folder is named after our backends' content, so another version of this package never
     changes a file under a server that runs.
+
+    Args:
+        backends: The server's own.
+        parent: Where the folder is made.
+        ours: Which of ours take their place among them.
     """
-    content = _OUR_BACKEND.read_bytes()
-    folder = parent / hashlib.sha256(content).hexdigest()[:12]
-    ours = folder / "onnxruntime" / "model.py"
-    if ours.is_file() and ours.read_bytes() == content:
+    contents = {name: (_OUR_BACKENDS / name / "model.py").read_bytes() for name in ours}
+    state = hashlib.sha256()
+    for name, content in contents.items():
+        state.update(f"{name}:{len(content)};".encode() + content)
+    folder = parent / state.hexdigest()[:12]
+    if _are_there(folder, contents):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".new-") as temporary:
         built = Path(temporary) / "backends"
-        (built / "onnxruntime").mkdir(parents=True)
-        (built / "onnxruntime" / "model.py").write_bytes(content)
+        for name, content in contents.items():
+            (built / name).mkdir(parents=True)
+            (built / name / "model.py").write_bytes(content)
         for backend in backends.iterdir():
-            if backend.is_dir() and backend.name != "onnxruntime":
+            if backend.is_dir() and backend.name not in contents:
                 (built / backend.name).symlink_to(backend)
         try:
             built.rename(folder)
         except OSError:  # another process was faster, with the same content
-            if not ours.is_file():
+            if not _are_there(folder, contents):
                 raise
     return folder
+
+
+def _are_there(folder: Path, contents: Mapping[str, bytes]) -> bool:
+    files = {folder / name / "model.py": content for name, content in contents.items()}
+    return all(path.is_file() and path.read_bytes() == content for path, content in files.items())
 
 
 def install_runtime(*, progress: Progress | None = None) -> Runtime:

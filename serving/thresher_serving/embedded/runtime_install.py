@@ -2,7 +2,8 @@
 
 The wheel ``nvidia-pytriton`` holds NVIDIA's own ``tritonserver`` binary and its ``python`` backend.
 Its Python interface wants an old NumPy, so the server never shares the project's environment: it
-lives in the user's cache folder, together with the NumPy and ONNX Runtime that our backend uses.
+lives in the user's cache folder, together with the NumPy, ONNX Runtime and tokenizers that our
+backends use.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "NUMPY_VERSION",
     "ONNXRUNTIME_VERSION",
     "PYTRITON_VERSION",
+    "TOKENIZERS_VERSION",
     "TRITON_VERSION",
     "Progress",
     "cache_folder",
@@ -53,6 +55,9 @@ NUMPY_VERSION = "1.26.4" if sys.version_info < (3, 13) else "2.4.6"
 The wheel's stub was built for NumPy 1. Python 3.13 has no NumPy 1: there our backend takes tensors
 in and out through DLPack, which knows no strings.
 """
+
+TOKENIZERS_VERSION = "0.23.3"
+"""The tokenizers for models that take texts, tested to give the tokens of the project's own."""
 
 _PYTHONS = ((3, 11), (3, 12), (3, 13))
 _OLDEST_GLIBC = (2, 35)
@@ -268,9 +273,10 @@ def ensure_installed(*, progress: Progress | None = None) -> Path:
 
     check_platform()
     folder = runtime_folder()
-    if what_is_broken(folder) is None:
+    is_whole = what_is_broken(folder) is None
+    if is_whole and _has_tokenizers(folder):
         return folder
-    libpython = find_libpython()
+    libpython = None if is_whole else find_libpython()
     with _reporter(progress) as say:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -288,6 +294,8 @@ def ensure_installed(*, progress: Progress | None = None) -> Path:
         try:
             broken = what_is_broken(folder)
             if broken is None:
+                if not _has_tokenizers(folder):
+                    _add_tokenizers(folder, say)
                 return folder
             if folder.exists():
                 say(f"removing the Triton server in {folder}: {broken}")
@@ -302,16 +310,17 @@ def _install(folder: Path, libpython: Path | None, say: Progress) -> None:
     """Build in the final place (virtual environments do not move); the marker is written last."""
     package = onnxruntime_package()
     extras = "[cuda,cudnn]" if package == "onnxruntime-gpu" else ""
-    pip = [str(folder / "bin/python3"), "-m", "pip", "install", "--quiet", "--no-input"]
-    pip.append("--disable-pip-version-check")
+    pip = _pip(folder)
     say(f"installing Triton {TRITON_VERSION} in {folder} (once, about 0.3 GB)")
     _run([sys.executable, "-m", "venv", str(folder)], "python -m venv", "apt install python3-venv")
     network = f"Check the network and pip's index. {_ELSEWHERE}"
     say(f"fetching {package} {ONNXRUNTIME_VERSION} and NumPy {NUMPY_VERSION}")
     wanted = [f"numpy=={NUMPY_VERSION}", f"{package}{extras}=={ONNXRUNTIME_VERSION}"]
     _run([*pip, *wanted], "pip install", network)
-    say(f"fetching nvidia-pytriton {PYTRITON_VERSION}")
-    _run([*pip, "--no-deps", f"nvidia-pytriton=={PYTRITON_VERSION}"], "pip install", network)
+    say(f"fetching nvidia-pytriton {PYTRITON_VERSION} and tokenizers {TOKENIZERS_VERSION}")
+    # without what the two need for their own Python interfaces
+    alone = [f"nvidia-pytriton=={PYTRITON_VERSION}", f"tokenizers=={TOKENIZERS_VERSION}"]
+    _run([*pip, "--no-deps", *alone], "pip install", network)
     server = site_packages(folder) / "pytriton/tritonserver"
     stubs = server / f"python_backend_stubs/{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "backends/python/triton_python_backend_stub"
@@ -322,15 +331,44 @@ def _install(folder: Path, libpython: Path | None, say: Progress) -> None:
         raise RuntimeUnavailableError(f"the Triton server in {folder} does not work: {problem}")
     marker = {
         **_versions(),
+        "tokenizers": TOKENIZERS_VERSION,
         "onnxruntime_package": package,
         "python": platform.python_version(),
         "libpython": str(libpython) if libpython else None,
         "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
     }
+    _write_marker(folder, marker)
+    say("the Triton server is installed")
+
+
+def _pip(folder: Path) -> list[str]:
+    pip = [str(folder / "bin/python3"), "-m", "pip", "install", "--quiet", "--no-input"]
+    return [*pip, "--disable-pip-version-check"]
+
+
+def _write_marker(folder: Path, marker: dict[str, Any]) -> None:
     temporary = folder / f"{_MARKER}.tmp"
     temporary.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / _MARKER)
-    say("the Triton server is installed")
+
+
+def _has_tokenizers(folder: Path) -> bool:
+    return (read_marker(folder) or {}).get("tokenizers") == TOKENIZERS_VERSION
+
+
+def _add_tokenizers(folder: Path, say: Progress) -> None:
+    """Bring a server up to date that an earlier release installed; it may run meanwhile.
+
+    Where that fails, it serves all but models that take texts.
+    """
+    say(f"fetching tokenizers {TOKENIZERS_VERSION} for the Triton server in {folder}")
+    wanted = f"tokenizers=={TOKENIZERS_VERSION}"
+    try:
+        _run([*_pip(folder), "--no-deps", wanted], "pip install", "Models that take texts need it.")
+    except RuntimeUnavailableError as error:
+        say(f"WARNING: {error}")
+        return
+    _write_marker(folder, {**(read_marker(folder) or {}), "tokenizers": TOKENIZERS_VERSION})
 
 
 def _run(command: list[str], what: str, hint: str) -> None:

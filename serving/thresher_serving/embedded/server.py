@@ -20,6 +20,7 @@ from thresher_serving.embedded.command import check_host, server_command
 from thresher_serving.embedded.public import Public
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import (
+    HUNG_S,
     STATE_DIR,
     RunningServer,
     running_server,
@@ -50,6 +51,7 @@ def start_server(
     state_dir: Path | None = STATE_DIR,
     public: Public | None = None,
     watch: bool = False,
+    hung_s: float = HUNG_S,
 ) -> RunningServer:
     """Return a Triton server that is ready to answer.
 
@@ -68,6 +70,8 @@ def start_server(
         public: What a hardened server needs, see `public_server`; None starts a plain one.
         watch: Whether a process of its own watches the server, and mends models whose backend
             process died, until the server is stopped. `RunningServer.wait` does that itself.
+        hung_s: How long a backend process may do nothing though a request waits; then whoever
+            watches the server ends it, and has the model loaded anew.
 
     Raises:
         NotFoundError: If there is no such repository, or no such model in it.
@@ -108,6 +112,7 @@ def start_server(
             runtime=f"{runtime.kind} {runtime.version}",
             state_dir=None if state_dir is None else str(state_dir.resolve()),
             security=None if public is None else public.security,
+            hung_s=hung_s,
         )
         _wait_live(server, timeout_s)
         problems = _problems(server, wanted)

@@ -22,6 +22,7 @@ from thresher_serving.embedded import process
 from thresher_serving.embedded.public import Security
 
 __all__ = [
+    "HUNG_S",
     "STATE_DIR",
     "RunningServer",
     "from_json",
@@ -33,6 +34,9 @@ __all__ = [
 
 STATE_DIR = Path(".thresher")
 """Where the state file and the log are kept, in the working folder."""
+
+HUNG_S = 30.0
+"""How long a backend process may do nothing though a request waits, by default."""
 
 _STATE_FILE = "server.json"
 _STOPPED_FILE = "server.stopped"
@@ -75,6 +79,9 @@ class RunningServer:
 
     security: Security | None = None
     """How a hardened server is reached; None for a plain one."""
+
+    hung_s: float = HUNG_S
+    """How long a backend process may do nothing though a request waits; then it is ended."""
 
     watcher: tuple[int, float] | None = None
     """Process id and start of the process that watches a server in the background."""
@@ -176,7 +183,8 @@ class RunningServer:
             return
         self.stop()
         raise ServerError(
-            f"the Triton server (process {self.pid}) ended by itself. The end of its log, "
+            f"the Triton server (process {self.pid}) ended by itself."
+            f"{process.known_reason(Path(self.log_file))} The end of its log, "
             f"{self.log_file}:\n{process.last_lines(Path(self.log_file))}"
         )
 

@@ -1,7 +1,13 @@
-"""Notices that a model's backend process died, and has Triton load the model anew.
+"""Notices that a model's backend process died or hangs, and has Triton load the model anew.
 
 Triton never starts such a process again, and goes on saying READY while each request fails. So
 health is an inference: where no request of others has succeeded lately, a row of zeros is sent.
+
+A process that has not run for a second (stopped, or starved) is given up by Triton, which frees
+the memory that its request lies in. Were it to go on, it would read there what is no request any
+more, fault with the memory's lock in its hands, and take Triton down. So it is killed first.
+
+Source: python_backend r24.10, stub_launcher.cc (ReceiveMessageFromStub) and shm_manager.h (Load).
 """
 
 from __future__ import annotations
@@ -10,8 +16,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from thresher_serving.embedded import process
 from thresher_serving.embedded.backend_processes import BackendProcesses
 from thresher_serving.embedded.probe import Health, zero_row
 from thresher_serving.embedded.state import RunningServer, from_json, to_json
+from thresher_serving.embedded.version_health import Silence, VersionHealth
 
 __all__ = ["Watch", "start_watcher", "watching"]
 
@@ -34,24 +40,15 @@ _LOAD_S = 120.0
 _SILENT_S = 10.0
 """How long no answer at all is taken for being busy."""
 
+_STALLED_S = 1.0
+"""How long a process may not run; Triton gives up one that has a request after that time."""
+
 _RETRY_S = 3.0
 """How often a model that was unloaded here, and could not be loaded again, is tried."""
 
 _OFTEN = (3, 60.0, 10.0)
 """After so many deaths within so many seconds, a version is mended no sooner than after the last:
 what kills its process with each request must not keep the machine busy with loading."""
-
-
-@dataclass(slots=True)
-class _Version:
-    """What is known of one version that says READY."""
-
-    successes: int = 0
-    failures: int = 0
-    probed: float = float("-inf")
-    silent_since: float | None = None
-    has_complained: bool = False
-    deaths: list[float] = field(default_factory=list)
 
 
 class Watch:
@@ -67,13 +64,15 @@ class Watch:
         self._say = say or _log_of(server)
         self._client = as_connection(server.where).open()
         self._processes = BackendProcesses(server.pid, Path(server.repository))
-        self._versions: dict[tuple[str, int], _Version] = {}
+        self._versions: dict[tuple[str, int], VersionHealth] = {}
         self._owed: dict[str, float] = {}
+        self._ended: set[tuple[str, int]] = set()
         self._unreachable_since: float | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Look again and again, until the server ends or it is told to stop."""
         told = ""
+        threading.Thread(target=self._guard, args=(stop,), daemon=True).start()
         while not stop.wait(_PERIOD_S) and self._server.is_alive():
             try:
                 self.look()
@@ -82,6 +81,18 @@ class Watch:
                     self._say(text)
                 told = text
         self._client.close()
+
+    def _guard(self, stop: threading.Event) -> None:
+        """End what does not run, whatever `look` waits for meanwhile."""
+        processes = BackendProcesses(self._server.pid, Path(self._server.repository))
+        while not stop.wait(_PERIOD_S) and self._server.is_alive():
+            processes.look()
+            for (name, version), pids in processes.kill_stalled(after_s=_STALLED_S).items():
+                self._ended.add((name, version))
+                self._say(
+                    f"{name} version {version}: its backend process {_and(pids)} did not run for "
+                    f"{_STALLED_S:g} s (stopped, or starved), and was ended"
+                )
 
     def look(self) -> None:
         """Look once at each version that says READY, and mend what is dead."""
@@ -99,6 +110,7 @@ class Watch:
         ready = {(m.name, int(m.version)): m.inference_stats for m in own}
         for key in self._versions.keys() - ready.keys():
             del self._versions[key]  # unloaded by somebody; what it was is of no use
+        self._processes.look()
         for (name, version), stats in sorted(ready.items(), key=lambda item: item[0]):
             self._look_at(name, version, stats.success.count, stats.fail.count)
         self._pay()
@@ -113,58 +125,85 @@ class Watch:
 
     def _look_at(self, name: str, version: int, successes: int, failures: int) -> None:
         is_new = (name, version) not in self._versions
-        seen = self._versions.setdefault((name, version), _Version())
+        seen = self._versions.setdefault((name, version), VersionHealth())
         succeeded = successes > seen.successes and not is_new
         failed = failures > seen.failures and not is_new
         seen.successes, seen.failures = successes, failures
         if succeeded and not failed:
-            seen.silent_since, seen.has_complained = None, False
+            seen.is_well()
+            if not self._processes.has_dead():  # one of several may be, and the others answer
+                self._processes.remember(name, version)
             return
-        now = time.monotonic()
-        if self._processes.has_died(name, version):
+        if (name, version) in self._ended or self._processes.has_died(name, version):
+            self._ended.discard((name, version))
             health = Health.DEAD
-        elif now - seen.probed >= (_PROBE_EVERY_S / 2 if failed else _PROBE_EVERY_S):
+        elif time.monotonic() - seen.probed >= _PROBE_EVERY_S / (2 if failed else 1):
             health = self._probe(seen, name, version, several=failed)
         else:
             return
         if health is Health.DEAD:
-            self._died(seen, name, version)
-        elif health is Health.SILENT and not succeeded:
-            seen.silent_since = seen.silent_since or now
-            if now - seen.silent_since > _SILENT_S and not seen.has_complained:
-                seen.has_complained = True
-                self._say(f"{name} version {version} has not answered for {_SILENT_S:g} s")
-        else:
-            seen.silent_since, seen.has_complained = None, False
+            self._died(seen, name, version, "its backend process died")
+        elif health is Health.ALIVE or succeeded:
+            seen.is_well()
+        elif hung := self._hangs(seen, name, version):
+            self._died(seen, name, version, hung)
 
-    def _probe(self, seen: _Version, name: str, version: int, *, several: bool) -> Health:
+    def _hangs(self, seen: VersionHealth, name: str, version: int) -> str:
+        """Kill what has done nothing for long, though asked; return what to say of it."""
+        now, cpu_s = time.monotonic(), self._processes.cpu_s(name, version)
+        silent = seen.silent = seen.silent or Silence(now, now, cpu_s, now)
+        is_idle = silent.is_idle(now, cpu_s)
+        pids = self._processes.pids(name, version)
+        limit_s = self._server.hung_s
+        if is_idle and pids and now - silent.idle_since > limit_s:
+            self._processes.kill(name, version)
+            return f"its backend process {_and(pids)} hung for {now - silent.since:.0f} s"
+        if now - silent.since > _SILENT_S and not seen.has_complained:
+            seen.has_complained = True
+            text = f"{name} version {version} has not answered for {_SILENT_S:g} s"
+            if is_idle and pids:
+                text += f". Its process {_and(pids)} does nothing, and is ended after {limit_s:g} s"
+            elif pids:
+                text += (
+                    f". Its process {_and(pids)} computes, and is left alone. "
+                    f"To have it started anew: kill -9 {' '.join(map(str, pids))}"
+                )
+            self._say(text)
+        return ""
+
+    def _probe(self, seen: VersionHealth, name: str, version: int, *, several: bool) -> Health:
         """Ask for a prediction; several, so that each instance has its turn, if some failed."""
         seen.probed = time.monotonic()
         row = zero_row(self._client, name, version, timeout_s=_CALL_S)
         if row is None:
             return Health.ALIVE
-        health = Health.ALIVE
-        for _ in range(2 * max(1, self._processes.living(name, version)) if several else 1):
-            health = row.send(self._client)
-            if health is not Health.ALIVE:
+        for _ in range(2 * max(1, len(self._processes.pids(name, version))) if several else 1):
+            if (health := row.send(self._client)) is not Health.ALIVE:
                 return health
             seen.successes += row.counted
         self._processes.remember(name, version)
-        return health
+        return Health.ALIVE
 
-    def _died(self, seen: _Version, name: str, version: int) -> None:
+    def _died(self, seen: VersionHealth, name: str, version: int, why: str) -> None:
         most, within_s, pause_s = _OFTEN
         now = time.monotonic()
         seen.deaths = [at for at in seen.deaths if now - at < within_s]
-        if len(seen.deaths) >= most and now - seen.deaths[-1] < pause_s:
-            return
+        who, often = f"{name} version {version}", ""
+        if len(seen.deaths) >= most:
+            often = f", for the {len(seen.deaths) + 1}th time within {within_s:g} s"
+            if (left_s := pause_s - (now - seen.deaths[-1])) > 0:
+                if not seen.has_complained:
+                    self._say(f"{who}: {why}{often}; loading it anew in {left_s:.0f} s")
+                seen.has_complained = True
+                return
         seen.deaths.append(now)
-        who = f"{name} version {version}"
-        often = f", the {len(seen.deaths)}th time lately" if len(seen.deaths) > most else ""
-        self._say(f"{who}: its backend process died{often}; loading it anew")
+        seen.has_complained = False
+        self._say(f"{who}: {why}{often}; loading it anew")
         if self._mended(name, version):
             seen.probed = time.monotonic()
-            self._say(f"{who} answers again, {time.monotonic() - now:.1f} s after this was noticed")
+            away_s = seen.probed - (now if seen.well is None else seen.well)
+            self._say(f"{who} answers again, after {away_s:.1f} s")
+            seen.is_well()
 
     def _mended(self, name: str, version: int) -> bool:
         """Load a version anew; return whether it answers."""
@@ -189,7 +228,7 @@ class Watch:
 
     def _answers(self, name: str, version: int) -> bool:
         self._processes.bury()
-        seen = self._versions.setdefault((name, version), _Version())
+        seen = self._versions.setdefault((name, version), VersionHealth())
         return self._probe(seen, name, version, several=True) is Health.ALIVE
 
     def _touch(self, name: str, version: int) -> bool:
@@ -213,6 +252,10 @@ class Watch:
                 del self._owed[name]
             except InferenceServerException:
                 self._owed[name] = time.monotonic() + _RETRY_S
+
+
+def _and(pids: Iterable[int]) -> str:
+    return " and ".join(map(str, pids))
 
 
 def _log_of(server: RunningServer) -> Callable[[str], None]:
@@ -261,8 +304,9 @@ def main() -> None:
     Watch(server).run(threading.Event())
     process.terminate(server.pid, server.created, timeout_s=0)  # what it has left behind
     _log_of(server)(
-        f"the Triton server (process {server.pid}) has ended, and not by `thresher stop`. It is "
-        "not started again by itself. Run: thresher serve --background"
+        f"the Triton server (process {server.pid}) has ended, and not by `thresher stop`."
+        f"{process.known_reason(Path(server.log_file))} It is not started again by itself. "
+        "Run: thresher serve --background"
     )
 
 

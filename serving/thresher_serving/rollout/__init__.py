@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from thresher_serving.rollout.canary import (
+    Canary,
+    CanaryEnd,
+    CanaryStart,
+    end_canary,
+    find_canary,
+    percent,
+    start_canary,
+)
 from thresher_serving.rollout.history import History, Served
 from thresher_serving.rollout.plan import Alias, Rollout, RolloutOptions, label_change
 from thresher_serving.rollout.rollout import roll_back, roll_out
@@ -9,6 +18,9 @@ from thresher_serving.rollout.status import ServerStatus, StatusReader, VersionS
 
 __all__ = [
     "Alias",
+    "Canary",
+    "CanaryEnd",
+    "CanaryStart",
     "History",
     "Rollout",
     "RolloutOptions",
@@ -16,7 +28,11 @@ __all__ = [
     "ServerStatus",
     "StatusReader",
     "VersionStatus",
+    "end_canary",
+    "find_canary",
     "label_change",
+    "percent",
     "roll_back",
     "roll_out",
+    "start_canary",
 ]

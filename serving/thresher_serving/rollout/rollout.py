@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
-import filelock
-
-from thresher.decision import Decision
-from thresher.errors import (
-    DecisionError,
-    NotFoundError,
-    ParityError,
-    PublishError,
-    ServerError,
-    ThresherError,
-)
+from thresher.errors import NotFoundError, ParityError, PublishError, ServerError
 from thresher.repository import ModelRepository
-from thresher_serving import control
-from thresher_serving.connection import Connection, as_connection
-from thresher_serving.rollout.configuration import serving_config
+from thresher_serving.client.canary import canary_of
+from thresher_serving.connection import Connection
+from thresher_serving.rollout.canary import CanaryEnd, end_canary, find_canary, percent
+from thresher_serving.rollout.checks import Checks, alone_on
 from thresher_serving.rollout.golden_rows import GoldenRows
 from thresher_serving.rollout.history import History
-from thresher_serving.rollout.plan import Alias, Progress, Rollout, RolloutOptions, label_change
+from thresher_serving.rollout.plan import Alias, Progress, Rollout, RolloutOptions
 from thresher_serving.rollout.switch import Switch
-from thresher_serving.rollout.twin import loaded_twin
 
 __all__ = ["roll_back", "roll_out"]
 
@@ -49,6 +35,8 @@ def roll_out(
     the model's name, and compared again; then the alias is moved, and the old version drained and
     unloaded. Where anything is wrong, the server goes back to the old version.
 
+    A canary is over with it: where it is of this version, once that serves; else before the load.
+
     Args:
         repository: The repository that the server reads.
         name: The model.
@@ -65,8 +53,8 @@ def roll_out(
         ServerError: If it cannot be loaded, or the server does not answer.
         PublishError: If the disk refuses.
     """
-    with _work(repository, name, where, options or RolloutOptions(), progress) as work:
-        return work.put(version, alias, going_back=False)
+    with alone_on(repository, name, where, options, progress) as checks:
+        return _put(checks, version, alias, going_back=False)
 
 
 def roll_back(
@@ -77,8 +65,10 @@ def roll_back(
     options: RolloutOptions | None = None,
     alias: Alias | None = None,
     progress: Progress = lambda _: None,
-) -> Rollout:
+) -> Rollout | CanaryEnd:
     """Put the version that served before into service again, as `roll_out` does.
+
+    Where a canary runs, it is ended and nothing else: what serves is the one to go back to.
 
     An alias that cannot be moved does not hold a rollback up: that becomes a warning.
 
@@ -86,9 +76,16 @@ def roll_back(
         NotFoundError: If nothing is known to have served before.
         DecisionError: As for `roll_out`, and all its other errors.
     """
-    with _work(repository, name, where, options or RolloutOptions(), progress) as work:
+    with alone_on(repository, name, where, options, progress) as checks:
+        ready = checks.ready()
+        if (canary := find_canary(name, checks.where, checks.client)) is not None:
+            progress(f"Ending the canary of version {canary.version}")
+            end_canary(name, checks.where, checks.client)
+            serving = max(ready, default=None)
+            return CanaryEnd(
+                name=name, version=canary.version, serving=serving, server=checks.where.url
+            )
         published = repository.versions(name)
-        ready = work.ready()
         serving = max(ready) if ready else repository.serving_version(name)
         previous = History.load(repository.root, name, serving=serving).previous(published)
         if previous is None:
@@ -99,154 +96,85 @@ def roll_back(
             )
         until = f", which served until {previous.until}" if previous.until else ""
         progress(f"Going back from version {serving} to version {previous.version}{until}")
-        return work.put(previous.version, alias, going_back=True)
+        return _put(checks, previous.version, alias, going_back=True)
 
 
-@contextlib.contextmanager
-def _work(
-    repository: ModelRepository,
-    name: str,
-    where: str | Connection,
-    options: RolloutOptions,
-    progress: Progress,
-) -> Iterator[_Work]:
-    """Yield what does the work, alone on this model; a second rollout is told so at once."""
-    repository.read_config(name)  # a model that is not there gets no lock
-    connection = as_connection(where)
-    lock = filelock.FileLock(repository.root / f".{name}.rollout.lock")
+def _put(checks: Checks, version: int, alias: Alias | None, *, going_back: bool) -> Rollout:
+    """Check a version, put it into service, and note that."""
+    ready = checks.ready()
+    serving = max(ready) if ready else None
+    golden = checks.on_disk(version, serving)
+    is_new = ready != [version] or checks.repository.served_versions(checks.name) != [version]
+    is_tried = _canary_is_of(checks, version, golden)
+    if version not in ready and not is_tried:
+        checks.beside(version, golden, serving)
+    switch = Switch(
+        repository=checks.repository,
+        name=checks.name,
+        version=version,
+        old=[number for number in ready if number != version],
+        where=checks.where,
+        client=checks.client,
+        timeout_s=checks.options.timeout_s,
+        progress=checks.progress,
+        warn=checks.warn,
+    )
+    if is_new:
+        agreement = switch.run(golden, alias, alias_must_move=not going_back)
+    else:
+        agreement = switch.confirm(golden, alias, alias_must_move=not going_back)
+    if is_tried:
+        _end_canary(checks, f"Ending the canary: version {version} serves every call now")
     try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise ServerError(
-            f"{name}: another rollout of this model is under way; try again when it is done"
-        ) from None
-    client = connection.open()
-    try:
-        yield _Work(repository, name, connection, client, options, progress)
-    finally:
-        client.close()
-        lock.release()
+        history = History.load(checks.repository.root, checks.name, serving=serving)
+        (history.rolled_back if going_back else history.rolled_out)(version).save()
+    except PublishError as error:  # the version serves all the same
+        checks.warn(f"a later rollback will not know what served before: {error}")
+    return Rollout(
+        name=checks.name,
+        version=version,
+        previous=max((number for number in ready if number != version), default=None),
+        server=checks.where.url,
+        is_new=is_new,
+        num_rows=agreement.num_rows if agreement else None,
+        num_decisions=agreement.num_rows * agreement.num_labels if agreement else 0,
+        num_flips=agreement.num_flips if agreement else 0,
+        live_after_s=switch.live_at - checks.begin if switch.is_live else None,
+        seconds=time.monotonic() - checks.begin,
+        warnings=tuple(checks.warnings),
+    )
 
 
-@dataclass
-class _Work:
-    repository: ModelRepository
-    name: str
-    where: Connection
-    client: Any
-    options: RolloutOptions
-    progress: Progress
-    warnings: list[str] = field(default_factory=list)
-    begin: float = field(default_factory=time.monotonic)
-
-    def ready(self) -> list[int]:
-        """Return the versions of the model that the server answers for."""
-        return sorted(control.served(self.where, self.client).get(self.name, []))
-
-    def put(self, version: int, alias: Alias | None, *, going_back: bool) -> Rollout:
-        """Check a version, put it into service, and note that."""
-        ready = self.ready()
-        serving = max(ready) if ready else None
-        golden = self._checked(version, serving)
-        is_new = ready != [version] or self.repository.served_versions(self.name) != [version]
-        if version not in ready:
-            self._check_beside(version, golden, serving)
-        switch = Switch(
-            repository=self.repository,
-            name=self.name,
-            version=version,
-            old=[number for number in ready if number != version],
-            where=self.where,
-            client=self.client,
-            timeout_s=self.options.timeout_s,
-            progress=self.progress,
-            warn=self._warn,
-        )
-        if is_new:
-            agreement = switch.run(golden, alias, alias_must_move=not going_back)
-        else:
-            agreement = switch.confirm(golden, alias, alias_must_move=not going_back)
+def _canary_is_of(checks: Checks, version: int, golden: GoldenRows | None) -> bool:
+    """Return whether a canary holds this very version, and answers well; end any other one."""
+    canary = find_canary(checks.name, checks.where, checks.client)
+    if canary is None:
+        return False
+    share = f"gets {percent(canary.share)} of the calls of Thresher's clients"
+    if canary.version != version:
+        _end_canary(checks, f"Ending the canary: version {canary.version} {share}")
+        return False
+    if golden is not None:
+        what = f"{checks.name}/{version}"
+        checks.progress(f"Comparing the golden rows on the canary, {what}, which {share}")
         try:
-            history = History.load(self.repository.root, self.name, serving=serving)
-            (history.rolled_back if going_back else history.rolled_out)(version).save()
-        except PublishError as error:  # the version serves all the same
-            self._warn(f"a later rollback will not know what served before: {error}")
-        return Rollout(
-            name=self.name,
-            version=version,
-            previous=max((number for number in ready if number != version), default=None),
-            server=self.where.url,
-            is_new=is_new,
-            num_rows=agreement.num_rows if agreement else None,
-            num_decisions=agreement.num_rows * agreement.num_labels if agreement else 0,
-            num_flips=agreement.num_flips if agreement else 0,
-            live_after_s=switch.live_at - self.begin if switch.is_live else None,
-            seconds=time.monotonic() - self.begin,
-            warnings=tuple(self.warnings),
-        )
-
-    def _warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self.progress(f"WARNING: {text}")
-
-    def _checked(self, version: int, serving: int | None) -> GoldenRows | None:
-        """Check what can be checked without the server; return the version's golden rows."""
-        self.progress(f"Checking the certificate of {self.name}/{version}")
-        decision = self.repository.decision(self.name, version)
-        try:
-            self.repository.check_proven(self.name, version)
+            golden.compare(
+                checks.where, checks.client, model=canary_of(checks.name), versioned=True
+            )
         except ParityError as error:
-            if not self.options.unproven:
-                raise
-            self._warn(f"NOT PROVEN, and put into service all the same, as asked: {error}")
-        if serving not in {None, version}:
-            self._check_labels(version, decision, serving or 0)
-        config = serving_config(self.repository, self.name, version)
-        folder = self.repository.model_file(self.name, version).parent
-        golden = GoldenRows.load(
-            folder, self.name, version, decision, max_batch_size=config.max_batch_size
-        )
-        if golden is None:
-            self._warn(
-                f"{self.name}/{version} has no golden rows (it was published before there were "
-                "any), so its answers are not compared"
-            )
-        return golden
+            _end_canary(checks, "Ending the canary, which does not answer as it should")
+            raise ParityError(
+                f"{what} was not rolled out, and is no canary any more. Reason: {error}"
+            ) from None
+        except ServerError as error:  # such as a backend process that died
+            _end_canary(checks, f"Ending the canary, to load it anew: {error}")
+            return False
+    return True
 
-    def _check_labels(self, version: int, decision: Decision, serving: int) -> None:
-        try:
-            before = self.repository.decision(self.name, serving).labels
-        except NotFoundError:
-            return  # another tool's version, which tells no labels
-        change = label_change(before, decision.labels)
-        if not change:
-            return
-        text = f"{self.name}/{version} has other labels than version {serving}: {change}"
-        if not self.options.allow_label_change:
-            raise DecisionError(
-                f"{text}. Who reads answers by position would read them wrongly. If everybody "
-                "reads them by name, go on with --allow-label-change"
-            )
-        self._warn(text)
 
-    def _check_beside(self, version: int, golden: GoldenRows | None, serving: int | None) -> None:
-        """Load the version under another name and compare its answers; nobody else gets them."""
-        what = f"{self.name}/{version}"
-        beside = f" beside version {serving}" if serving else ""
-        self.progress(f"Loading {what}{beside}, under a name that nobody asks for")
-        try:
-            with loaded_twin(
-                self.repository,
-                self.name,
-                version,
-                self.where,
-                self.client,
-                timeout_s=self.options.timeout_s,
-            ) as twin:
-                if golden is not None:
-                    rows = len(golden.split)
-                    self.progress(f"Comparing {rows} golden rows, decision by decision")
-                    golden.compare(self.where, self.client, model=twin, versioned=True)
-        except ThresherError as error:
-            stays = f"version {serving} serves, untouched" if serving else "it is not served"
-            raise type(error)(f"{what} was not rolled out; {stays}. Reason: {error}") from None
+def _end_canary(checks: Checks, line: str) -> None:
+    checks.progress(line)
+    try:
+        end_canary(checks.name, checks.where, checks.client)
+    except ServerError as error:
+        checks.warn(f"the canary could not be ended: {error}. Run: thresher rollback {checks.name}")

@@ -10,9 +10,11 @@ from thresher.certificate import CERTIFICATE_FILE
 from thresher.errors import NotFoundError, ParityError, ServerError, ThresherError
 from thresher.repository import CONFIG_FILE, ModelRepository
 from thresher_serving import control
+from thresher_serving.client.canary import canary_of
 from thresher_serving.connection import Connection, as_connection
+from thresher_serving.rollout.canary import Canary, find_canary
 from thresher_serving.rollout.history import History
-from thresher_serving.rollout.latency import Percentiles, read_percentiles
+from thresher_serving.rollout.metrics import Metrics, VersionMetrics, read_metrics
 from thresher_serving.rollout.twin import TWIN_PREFIX
 
 __all__ = ["ServerStatus", "StatusReader", "VersionStatus"]
@@ -31,6 +33,8 @@ class VersionStatus:
     """Why it is not ready, in the server's words."""
     serves: bool
     """Whether unversioned requests get it."""
+    canary_share: float | None
+    """For a canary, which share of the calls of Thresher's clients gets it."""
     aliases: tuple[str, ...]
     """What the registry calls it; empty where no registry was asked."""
     proof: str
@@ -46,6 +50,10 @@ class VersionStatus:
     """Mean time that a request waited for others to be batched with, or for its turn."""
     batch_size: float | None
     """Mean rows that were run together."""
+    rows: int | None
+    """Rows whose labels were counted; None where the server counts none."""
+    positive_rates: Mapping[str, float] | None
+    """By label, the share of those rows that got it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,23 +112,36 @@ class StatusReader:
             with control.translated(self._where, client):
                 told = client.get_server_metadata(client_timeout=10)
             states = control.model_states(self._where, client)
+            shown = [
+                state
+                for state in states
+                if not state.name.startswith(".") and (state.is_ready or state.reason != "unloaded")
+            ]
             figures, notes = self._statistics(client)
-        percentiles = read_percentiles(self._metrics_url) if self._metrics_url else {}
+            canaries = {
+                name: canary
+                for name in {state.name for state in shown}
+                if (canary := find_canary(name, self._where, client)) is not None
+            }
+        metrics = read_metrics(self._metrics_url) if self._metrics_url else {}
         serving: dict[str, int] = {}
-        for state in states:
+        for state in shown:
             if state.is_ready and state.version is not None:
                 serving[state.name] = max(serving.get(state.name, 0), state.version)
-        shown = [
-            state
-            for state in states
-            if not state.name.startswith(".") and (state.is_ready or state.reason != "unloaded")
+        versions = [
+            self._version(state, serving, figures, metrics, aliases or {}) for state in shown
+        ]
+        versions += [
+            self._canary(name, canary, figures, metrics, aliases or {})
+            for name, canary in canaries.items()
         ]
         return ServerStatus(
             url=self._where.url,
             server=f"{told.name} {told.version}",
             versions=tuple(
-                self._version(state, serving, figures, percentiles, aliases or {})
-                for state in sorted(shown, key=lambda state: (state.name, state.version or 0))
+                sorted(
+                    versions, key=lambda e: (e.model, e.canary_share is not None, e.version or 0)
+                )
             ),
             published=self._published(),
             previous=self._previous(serving),
@@ -145,28 +166,41 @@ class StatusReader:
         state: control.ModelState,
         serving: Mapping[str, int],
         figures: Mapping[tuple[str, int], Any],
-        percentiles: Percentiles,
+        metrics: Metrics,
         aliases: Mapping[str, Mapping[str, int]],
     ) -> VersionStatus:
         key = state.name, state.version or 0
-        told = figures.get(key) if state.is_ready else None
-        named = aliases.get(state.name, {})
         return VersionStatus(
             model=state.name,
             version=state.version,
             state=state.state,
             reason=state.reason,
             serves=state.is_ready and serving.get(state.name) == state.version,
-            aliases=tuple(sorted(a for a, version in named.items() if version == state.version)),
+            canary_share=None,
+            aliases=_aliases(aliases, state.name, state.version),
             proof=self._proof(*key),
-            requests=told.inference_stats.success.count if told else None,
-            failures=told.inference_stats.fail.count if told else None,
-            mean_ms=_mean_ms(told.inference_stats.success) if told else None,
-            percentiles_ms=percentiles.get(key),
-            queue_ms=_mean_ms(told.inference_stats.queue) if told else None,
-            batch_size=told.inference_count / told.execution_count
-            if told and told.execution_count
-            else None,
+            **_figures(figures.get(key) if state.is_ready else None, metrics.get(key)),
+        )
+
+    def _canary(
+        self,
+        name: str,
+        canary: Canary,
+        figures: Mapping[tuple[str, int], Any],
+        metrics: Metrics,
+        aliases: Mapping[str, Mapping[str, int]],
+    ) -> VersionStatus:
+        key = canary_of(name), canary.version
+        return VersionStatus(
+            model=name,
+            version=canary.version,
+            state="READY",
+            reason="",
+            serves=False,
+            canary_share=canary.share,
+            aliases=_aliases(aliases, name, canary.version),
+            proof=self._proof(name, canary.version),
+            **_figures(figures.get(key), metrics.get(key)),
         )
 
     def _proof(self, name: str, version: int) -> str:
@@ -216,6 +250,30 @@ class StatusReader:
             if served is not None:
                 found[name] = served.version
         return found
+
+
+def _aliases(
+    aliases: Mapping[str, Mapping[str, int]], name: str, version: int | None
+) -> tuple[str, ...]:
+    return tuple(sorted(a for a, named in aliases.get(name, {}).items() if named == version))
+
+
+def _figures(told: Any, metrics: VersionMetrics | None) -> dict[str, Any]:
+    """Return what Triton's statistics and metrics tell of a version, by `VersionStatus`'s names."""
+    metrics = metrics or VersionMetrics()
+    stats = told.inference_stats if told else None
+    return {
+        "requests": stats.success.count if stats else None,
+        "failures": stats.fail.count if stats else None,
+        "mean_ms": _mean_ms(stats.success) if stats else None,
+        "percentiles_ms": metrics.percentiles_ms or None,
+        "queue_ms": _mean_ms(stats.queue) if stats else None,
+        "batch_size": told.inference_count / told.execution_count
+        if told and told.execution_count
+        else None,
+        "rows": metrics.rows or None,
+        "positive_rates": metrics.positive_rates,
+    }
 
 
 def _mean_ms(statistic: Any) -> float | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from thresher.observations import Observations
-from thresher_serving.scoring.folder import REPORT_FILE, OutputFolder
+from thresher_serving.scoring.folder import REPORT_FILE, REPORT_PAGE, OutputFolder
 from thresher_serving.scoring.model import ScoredVersion
+from thresher_serving.scoring.page import report_page
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["ScoringReport", "write_report"]
@@ -89,4 +90,5 @@ def write_report(
         "rows_per_s": round(report.rows_per_s, 1),
         "parts_taken_over": report.num_taken_over,
     }
+    folder.write(REPORT_PAGE, report_page(content).encode())
     folder.write(REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())

@@ -45,6 +45,7 @@ def test_published_model_decides_as_torch_and_explains_itself(
         "weather/1/parity.html",
         "weather/1/certificate.json",
         "weather/1/golden.npz",
+        "weather/1/baseline.npz",
         "weather/configs/1.pbtxt",
         *(f"weather/warmup/1.{batch_size}.0.bin" for batch_size in (1, 7, 64)),
     }

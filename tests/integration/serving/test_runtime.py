@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def test_the_server_is_installed_once_by_two_at_once_mended_and_removed(own_cach
     assert info["installed"]["pytriton"] == "0.7.0"
     assert info["problem"] is None
 
+    _check_tokenizers_are_added_later(folder)
     size = found.server.stat().st_size
     os.truncate(found.server, 100)
     assert what_is_broken(folder) == (
@@ -72,6 +74,25 @@ def test_the_server_is_installed_once_by_two_at_once_mended_and_removed(own_cach
     info = runtime_info()
     assert info["installed"] is None
     assert "no Triton server is installed" in info["problem"]
+
+
+def _check_tokenizers_are_added_later(folder: Path) -> None:
+    """Check that a server of an earlier release gets them, and serves all else where it cannot."""
+    python = str(folder / "bin/python3")
+    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "tokenizers"], check=True)
+    marker = json.loads((folder / "runtime.json").read_text())
+    del marker["tokenizers"]
+    (folder / "runtime.json").write_text(json.dumps(marker))
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as offline:
+        offline.setenv("PIP_NO_INDEX", "1")
+        offline.setenv("PIP_CONFIG_FILE", os.devnull)
+        assert find_runtime(progress=lines.append).version == "2.51.0"
+    assert "WARNING: pip install failed" in lines[-1]
+    assert "Models that take texts need it" in lines[-1]
+    find_runtime(progress=lines.append)
+    assert "tokenizers" in json.loads((folder / "runtime.json").read_text())
+    subprocess.run([python, "-c", "import tokenizers"], check=True)
 
 
 def test_what_pip_says_is_in_the_error_and_nothing_counts_as_installed(

@@ -32,6 +32,7 @@ def backend() -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        module._import_onnxruntime()
     finally:
         sys.path.remove(str(triton))
     return module

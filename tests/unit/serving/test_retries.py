@@ -81,7 +81,7 @@ def test_errors_say_what_to_do() -> None:
         return str(error)
 
     restricted = "This protocol is restricted, expecting header 'triton-grpc-protocol-k'"
-    assert "wants a key for this call. Give it in headers" in told("UNAVAILABLE", restricted)
+    assert "wants a key for this call. Set THRESHER_SERVER_KEY" in told("UNAVAILABLE", restricted)
     assert "expecting header 'triton-grpc-protocol-k'" in told("UNAVAILABLE", restricted)
     assert "Run: thresher serve" in told("UNAVAILABLE", "Connection refused")
     assert "did not answer in time" in told("DEADLINE_EXCEEDED", "")

@@ -17,9 +17,9 @@ from thresher.cli.status import status
 from thresher.cli.tune import tune
 from thresher.errors import PublishError
 from thresher.repository import ModelRepository
-from thresher_serving.rollout import History, label_change, latency
+from thresher_serving.rollout import History, canary, label_change, metrics
 from thresher_serving.rollout.configuration import as_json, serving_config
-from thresher_serving.rollout.latency import parse_percentiles, read_percentiles
+from thresher_serving.rollout.metrics import parse_metrics, read_metrics
 
 
 def test_rollbacks_take_versions_off_the_history(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_changes_of_labels_are_told(after: tuple[str, ...], said: str) -> None:
     assert label_change(("a", "b", "c"), after) == said
 
 
-def test_percentiles_are_read_from_summaries_alone() -> None:
+def test_percentiles_and_counts_of_labels_are_read_from_metrics() -> None:
     text = """
 # TYPE nv_inference_request_summary_us summary
 nv_inference_request_summary_us_count{model="m",version="2"} 7
@@ -90,11 +90,21 @@ nv_inference_request_summary_us{model="m",version="2",quantile="0.5"} 1500
 nv_inference_request_summary_us{model="m",version="2",quantile="0.99"} 9000.5
 nv_inference_request_summary_us{model="idle",version="1",quantile="0.5"} Nan
 nv_inference_request_duration_us{model="m",version="2"} 130517
+thresher_label_rows_total{model="m",version="2"} 200
+thresher_label_positives_total{label="rain",model="m",version="2"} 50
+thresher_label_positives_total{label="} \\"ice\\", {\\\\",model="m",version="2"} 1e+02
+thresher_label_rows_total{model="new",version="1"} 0
+thresher_label_positives_total{label="rain",model="new",version="1"} 0
 """
-    assert parse_percentiles(text) == {("m", 2): {0.5: 1.5, 0.99: 9.0005}}
-    assert read_percentiles("http://127.0.0.1:1/metrics") == {}
-    assert read_percentiles("file:///etc/hostname") == {}
-    assert doctest.testmod(latency).failed == 0
+    found = parse_metrics(text)
+    assert found["m", 2].percentiles_ms == {0.5: 1.5, 0.99: 9.0005}
+    assert found["m", 2].positive_rates == {"rain": 0.25, '} "ice", {\\': 0.5}
+    assert found["new", 1].positive_rates is None, "nothing is counted yet"
+    assert ("idle", 1) not in found
+    assert read_metrics("http://127.0.0.1:1/metrics") == {}
+    assert read_metrics("file:///etc/hostname") == {}
+    assert doctest.testmod(metrics).failed == 0
+    assert doctest.testmod(canary).failed == 0
 
 
 def test_the_configuration_given_to_triton_is_the_one_that_will_be_on_disk(tmp_path: Path) -> None:

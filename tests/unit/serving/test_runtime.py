@@ -32,15 +32,29 @@ def installation(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", ["", "bin/tritonserver"])
 def test_a_given_server_comes_first_and_keeps_its_own_backend(
-    installation: Path, path: str
+    installation: Path, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("THRESHER_CACHE", str(tmp_path / "cache"))
     found = find_runtime(installation / path)
     assert found.kind == "given"
     assert found.server == installation / "bin/tritonserver"
-    assert found.backend_directory == installation / "backends"
+    own = found.backend_directory / "onnxruntime"
+    assert own.resolve() == installation / "backends/onnxruntime"
+    assert (found.backend_directory / "tokenizer/model.py").is_file()
     assert found.cache_directory == installation / "caches"
     assert (found.backend, found.version) == ("c++", "2.60.0")
     assert found.environment({"PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+def test_a_given_server_serves_without_texts_where_there_is_no_room_or_no_python_backend(
+    installation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("THRESHER_CACHE", str(tmp_path / "file"))
+    assert find_runtime(installation).backend_directory == installation / "backends"
+    (installation / "backends/python").rmdir()
+    monkeypatch.setenv("THRESHER_CACHE", str(tmp_path / "cache"))
+    assert find_runtime(installation).backend_directory == installation / "backends"
 
 
 def test_the_environment_variable_names_a_server(

@@ -14,11 +14,13 @@ import ctypes
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    import onnxruntime as ort  # noqa: TC004 - imported by _import_onnxruntime
 
 _NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 _DEFAULT_MAX_BATCH_SIZE = 4  # what the C++ backend completes to
@@ -38,11 +40,11 @@ _TYPES = {
     "tensor(string)": "TYPE_STRING",
 }
 _LEVELS = {
-    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    -1: "ORT_ENABLE_BASIC",
+    1: "ORT_ENABLE_EXTENDED",
+    2: "ORT_DISABLE_ALL",
 }
-_MODES = {"0": ort.ExecutionMode.ORT_SEQUENTIAL, "1": ort.ExecutionMode.ORT_PARALLEL}
+_MODES = {"0": "ORT_SEQUENTIAL", "1": "ORT_PARALLEL"}
 _TENSORRT = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
@@ -108,7 +110,9 @@ def _accelerators(config: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
     options = ort.SessionOptions()
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
-    options.graph_optimization_level = _LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    options.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, _LEVELS.get(level, "ORT_ENABLE_ALL")
+    )
     for key, value in _parameters(config).items():
         if key == "intra_op_thread_count":
             options.intra_op_num_threads = max(0, _whole(key, value))
@@ -117,7 +121,7 @@ def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
         elif key == "execution_mode":
             if value not in _MODES:
                 raise ValueError(f'execution_mode is "{value}", expected "0" or "1"')
-            options.execution_mode = _MODES[value]
+            options.execution_mode = getattr(ort.ExecutionMode, _MODES[value])
         elif key == "enable_mem_arena":
             options.enable_cpu_mem_arena = _boolean(key, value)
         elif key == "enable_mem_pattern":
@@ -274,6 +278,16 @@ def _check_dims(name: str, dims: list[int], model: list[int], *, batched: bool) 
         raise ValueError(f"{name}: the model has shape {model}, the configuration {full}")
 
 
+def _import_onnxruntime() -> None:
+    """Import what takes long, once Triton has handed over what it calls `initialize` with.
+
+    Until then it may give up a process that has not run for a second, and the process, going on,
+    reads what was freed and takes the server down (Triton 2.51.0).
+    """
+    global ort  # noqa: PLW0603 - the one module, only later
+    import onnxruntime as ort
+
+
 class TritonPythonModel:
     """One instance of a model: an ONNX Runtime session in a process of its own."""
 
@@ -283,6 +297,7 @@ class TritonPythonModel:
         config = auto_complete_model_config.as_dict()
         if config.get("input") and config.get("output"):
             return auto_complete_model_config
+        _import_onnxruntime()
         session = ort.InferenceSession(
             _model_path(config), _session_options(config), providers=["CPUExecutionProvider"]
         )
@@ -316,6 +331,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the session and compare it with the configuration."""
+        _import_onnxruntime()
         config = json.loads(args["model_config"])
         kind, device = args["model_instance_kind"], args["model_instance_device_id"]
         warnings = _unknown_keys(config, kind)

@@ -1,0 +1,90 @@
+"""What a server's metrics tell of versions: percentiles of latency, and how often labels are given.
+
+Source: Triton's metrics document, release 24.10: ``--metrics-config summary_latencies=true``
+exports ``nv_inference_request_summary_us{model, version, quantile}``, of the last minute or so.
+Labels are counted by Thresher's backend where a model's configuration asks for ``label_metrics``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Metrics", "VersionMetrics", "parse_metrics", "read_metrics"]
+
+_SUMMARY = "nv_inference_request_summary_us"
+_ROWS = "thresher_label_rows_total"
+_POSITIVES = "thresher_label_positives_total"
+_LINE = re.compile(
+    rf"^({_SUMMARY}|{_ROWS}|{_POSITIVES})"
+    r'\{((?:[^}"]|"(?:[^"\\]|\\.)*")*)\} (\S+)',
+    re.MULTILINE,
+)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(slots=True)
+class VersionMetrics:
+    """What is told of one version."""
+
+    percentiles_ms: dict[float, float] = field(default_factory=dict)
+    """By quantile."""
+    rows: int = 0
+    """How many rows were decided since the version was loaded."""
+    positives: dict[str, int] = field(default_factory=dict)
+    """How many of them got each label."""
+
+    @property
+    def positive_rates(self) -> dict[str, float] | None:
+        """The share of rows that got each label; None where nothing is counted yet."""
+        if not self.rows:
+            return None
+        return {label: count / self.rows for label, count in self.positives.items()}
+
+
+Metrics = Mapping[tuple[str, int], VersionMetrics]
+"""By model and version."""
+
+
+def read_metrics(url: str, *, timeout_s: float = 2) -> Metrics:
+    """Return what a metrics endpoint tells; nothing where it tells none of it, or no answer."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - checked above
+            return parse_metrics(answer.read().decode("utf-8", errors="replace"))
+    except (urllib.error.URLError, OSError, ValueError):
+        return {}
+
+
+def parse_metrics(text: str) -> Metrics:
+    """Return what is told in Prometheus's text format.
+
+    Example:
+        >>> line = 'nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} 1500'
+        >>> parse_metrics(line)["m", 1].percentiles_ms
+        {0.5: 1.5}
+    """
+    found: dict[tuple[str, int], VersionMetrics] = {}
+    for metric, pairs, number in _LINE.findall(text):
+        labels = {key: _unescaped(value) for key, value in _LABEL.findall(pairs)}
+        value = float(number)
+        if not labels.get("version", "").isdigit() or math.isnan(value):
+            continue
+        version = found.setdefault((labels["model"], int(labels["version"])), VersionMetrics())
+        if metric == _SUMMARY and "quantile" in labels:
+            version.percentiles_ms[float(labels["quantile"])] = value / 1000
+        elif metric == _ROWS:
+            version.rows = int(value)
+        elif metric == _POSITIVES:
+            version.positives[labels["label"]] = int(value)
+    return found
+
+
+def _unescaped(value: str) -> str:
+    return _ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], value)
