@@ -161,7 +161,7 @@ def main() -> None:
             f"{row['labels']:>7}{features:>18}{row['validation']:>12,}{row['window']:>9,}"
             f"{row['alarms']:>8}{row['rate']:>8.2%}  {row['by_kind']}"
         )
-    planted = power(max(20, arguments.windows // 10))
+    planted = power(max(20, arguments.windows // 20))
     print(f"\n{'planted':34}{'validation':>12}{'window':>9}{'found':>8}")
     for row in planted:
         print(f"{row['planted']:34}{row['validation']:>12,}{row['window']:>9,}{row['found']:>8.0%}")

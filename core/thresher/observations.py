@@ -19,9 +19,9 @@ import numpy.typing as npt
 from thresher.decision import Decision, FloatArray
 from thresher.errors import DataError
 from thresher.evaluation import EvaluationSplit
-from thresher.scores import ScoreHistograms
+from thresher.scores import ScoreHistograms, bin_edges
 
-__all__ = ["BASELINE_FILE", "Observations", "described"]
+__all__ = ["BASELINE_FILE", "Observations", "described", "feature_edges"]
 
 BASELINE_FILE = "baseline.npz"
 
@@ -29,9 +29,36 @@ NUM_BINS = 512
 """Of each histogram; 6 KB for each label and each feature."""
 
 _MAX_FEATURES = 4_096
-_ALL_ROWS = 1 << 16
-_STEP = 8
 _MASKS = ("attention_mask", "ngram_mask")
+_FINEST = 2.0**-13
+_OCTAVES = 48
+"""Features are told apart from 2^-13 to 2^35, and each sign by as many bins in every octave."""
+
+
+def feature_edges(num_bins: int) -> npt.NDArray[np.float64]:
+    """Return the lowest value of each bin of a feature's histogram, ascending.
+
+    Example:
+        >>> edges = feature_edges(512)
+        >>> round(float(edges[400] / edges[399]) - 1, 2)  # wherever: a bin is 14 % of a value wide
+        0.14
+    """
+    z_B = bin_edges(num_bins).astype(np.float64)
+    octaves_B = _OCTAVES * np.abs(z_B) / (8 + np.abs(z_B))
+    return np.asarray(np.copysign(_FINEST * (np.exp2(octaves_B) - 1), z_B))
+
+
+def _as_scores(features_NF: FloatArray) -> FloatArray:
+    """Return numbers that fall into a score histogram's bins evenly by their logarithms."""
+    with np.errstate(over="ignore"):
+        t = np.abs(features_NF)
+        t *= np.float32(1 / _FINEST)
+        t += np.float32(1)
+    np.log(t, out=t)
+    t *= np.float32(1 / (_OCTAVES * np.log(2)))
+    np.minimum(t, np.float32(0.999), out=t)
+    t *= np.float32(8) / (np.float32(1) - t)
+    return np.copysign(t, features_NF, out=t)
 
 
 def described(
@@ -83,9 +110,9 @@ class Observations:
     Args:
         num_rows: The rows that were scored.
         positives_L: int64 [L]: the rows to which each label was given.
-        scores: Histograms of the logits, over ``num_sampled`` of the rows.
+        scores: Histograms of the logits, of all rows or of a sample of ``num_sampled``.
         feature_names: F names.
-        features: Histograms of the features, over the same rows.
+        features: Histograms of the features, over the same rows, in the bins of `feature_edges`.
         sums_F: float64 [F]: sum of each feature over those rows.
         squares_F: float64 [F]: sum of its squares.
 
@@ -136,11 +163,29 @@ class Observations:
         inputs: Mapping[str, npt.NDArray[Any]],
         columns: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Observations:
-        """Return observations of some rows; the arguments are those of `update`."""
-        names, _ = described({name: array[:1] for name, array in inputs.items()}, columns)
-        seen = cls.empty(labels_NL.shape[1], names)
-        seen.update(logits_NL, labels_NL, inputs)
+        """Return observations of some rows.
+
+        Args:
+            logits_NL: float32 [N, L].
+            labels_NL: bool [N, L].
+            inputs: By name, each [N, ...].
+            columns: The names of an input's features, where they are known.
+        """
+        seen = cls.for_inputs(labels_NL.shape[1], inputs, columns)
+        seen.count(labels_NL)
+        seen.observe(logits_NL, inputs)
         return seen
+
+    @classmethod
+    def for_inputs(
+        cls,
+        num_labels: int,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        columns: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Observations:
+        """Return observations of no rows, for rows with inputs such as these."""
+        names, _ = described({name: array[:1] for name, array in inputs.items()}, columns)
+        return cls.empty(num_labels, names)
 
     @classmethod
     def of_validation(
@@ -163,28 +208,29 @@ class Observations:
         inputs = {name: array[fine_N] for name, array in split.inputs.items()}
         return cls.of(logits_NL, decision.apply(logits_NL)[1], inputs, columns)
 
-    def update(
-        self,
-        logits_NL: FloatArray,
-        labels_NL: npt.NDArray[np.bool_],
-        inputs: Mapping[str, npt.NDArray[Any]],
-    ) -> None:
-        """Count some rows: each for the rates; beyond 65,536 every eighth for the histograms.
+    def count(self, labels_NL: npt.NDArray[np.bool_]) -> None:
+        """Count the labels of some rows, bool [N, L]."""
+        self.num_rows += len(labels_NL)
+        # several times as fast as a sum of bools along the other axis, where most are no
+        num_labels = labels_NL.shape[1]
+        at = np.flatnonzero(labels_NL) % max(1, num_labels)
+        self.positives_L += np.bincount(at, minlength=num_labels)
+
+    def observe(self, logits_NL: FloatArray, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put some rows, or a sample of those that are counted, into the histograms.
 
         Args:
-            logits_NL: float32 [N, L], finite.
-            labels_NL: bool [N, L].
+            logits_NL: float32 [N, L]; a row that is not finite is left out.
             inputs: By name, each [N, ...].
         """
-        self.positives_L += np.count_nonzero(labels_NL, axis=0)
-        step = 1 if self.num_rows < _ALL_ROWS else _STEP
-        self.num_rows += len(logits_NL)
-        self.scores.update(logits_NL[::step])
-        _, features_NF = described({name: array[::step] for name, array in inputs.items()})
+        if not np.isfinite(logits_NL).all():
+            logits_NL = logits_NL[np.isfinite(logits_NL).all(axis=1)]
+        self.scores.update(logits_NL)
+        _, features_NF = described(inputs)
         if not features_NF.size:
             return
         features_NF = features_NF[np.isfinite(features_NF).all(axis=1)]
-        self.features.update(features_NF)
+        self.features.update(_as_scores(features_NF))
         values = features_NF.astype(np.float64)
         self.sums_F += values.sum(axis=0)
         self.squares_F += (values * values).sum(axis=0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from thresher.decision import Decision
 from thresher.errors import NotFoundError
 from thresher.evaluation import EvaluationSplit
@@ -39,13 +37,7 @@ def write_scoring_files(
             files.append(folder / how.text.tokenizer)
             shutil.copy(version.training_artifact(f"{_ASSETS}/{how.text.tokenizer}"), files[-1])
     if len(split):
-        # of rows that the network had not seen, as it has not seen those that it will score
-        fine = np.isfinite(split.unseen_logits_NL).all(axis=1)
-        logits_NL = split.unseen_logits_NL[fine]
-        labels_NL = decision.decide(decision.probabilities(logits_NL))
-        inputs = {name: array[fine] for name, array in split.inputs.items()}
-        columns = {} if how is None else how.columns
-        seen = Observations.of(logits_NL, labels_NL, inputs, columns)
+        seen = Observations.of_validation(split, decision, how.columns if how else None)
         files.append(folder / BASELINE_FILE)
         files[-1].write_bytes(seen.to_bytes())
     return files

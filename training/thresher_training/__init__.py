@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thresher.row_inputs import RowInputs
 from thresher_training.data import DataSet, Split
 from thresher_training.recipe import (
     DataConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "NetworkConfig",
     "OptimizationConfig",
     "Recipe",
+    "RowInputs",
     "Split",
     "TrainedModel",
     "TunedDecision",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from thresher.errors import DataError
 from thresher.observations import Observations
 from thresher.scores import ScoreHistograms, bin_edges
+from thresher_serving.monitoring.features import is_resolved, moments, paired_features
 from thresher_serving.monitoring.two_samples import (
     difference_limits,
     distribution_test,
@@ -23,11 +23,9 @@ from thresher_serving.monitoring.two_samples import (
 )
 from thresher_serving.monitoring.window import Window
 
-__all__ = ["Drift", "Finding", "Kind", "compare", "counts_of", "paired_features"]
+__all__ = ["Drift", "Finding", "Kind", "compare", "counts_of"]
 
 Kind = Literal["rate", "scores", "feature", "rejects"]
-
-_UNNAMED = re.compile(r"\w+\[\d+\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,15 +234,20 @@ class _Findings:
         distance_F, p_F = distribution_test(
             counts_of(known.features)[at_b], counts_of(seen.features)[at_n]
         )
-        mean_b, deviation_b = (values[at_b] for values in _moments(known))
-        mean_n, deviation_n = (values[at_n] for values in _moments(seen))
+        mean_b, deviation_b = (values[at_b] for values in moments(known))
+        mean_n, deviation_n = (values[at_n] for values in moments(seen))
         by_means = mean_test(
-            mean_b, deviation_b, known.num_sampled, mean_n, deviation_n, seen.num_sampled
+            mean_b,
+            deviation_b,
+            known.features.num_rows,
+            mean_n,
+            deviation_n,
+            seen.features.num_rows,
         )
-        is_resolved = _resolved(mean_b, deviation_b, known.features.num_bins)
+        resolved = is_resolved(mean_b, deviation_b, known.features.num_bins)
         spread = np.where(deviation_b > 0, deviation_b, 1.0)
-        shift_F = np.where(is_resolved, normal_shift(distance_F), (mean_n - mean_b) / spread)
-        self._add("feature", names, mean_b, mean_n, shift_F, np.where(is_resolved, p_F, by_means))
+        shift_F = np.where(resolved, normal_shift(distance_F), (mean_n - mean_b) / spread)
+        self._add("feature", names, mean_b, mean_n, shift_F, np.where(resolved, p_F, by_means))
 
     def _add(
         self,
@@ -278,22 +281,6 @@ def counts_of(histograms: ScoreHistograms) -> npt.NDArray[np.int64]:
     return np.asarray(histograms.counts_LKB.sum(axis=1, dtype=np.int64))
 
 
-def paired_features(known: Observations, seen: Observations) -> list[tuple[str, int, int]]:
-    """Return name, position in the first and position in the second of the features of both.
-
-    Where one side only knows positions (``features[3]``), positions count.
-    """
-    before, now = known.feature_names, seen.feature_names
-    if len(before) == len(now) and all(
-        a == b or _UNNAMED.fullmatch(a) or _UNNAMED.fullmatch(b)
-        for a, b in zip(before, now, strict=True)
-    ):
-        names = [b if _UNNAMED.fullmatch(a) else a for a, b in zip(before, now, strict=True)]
-        return [(name, at, at) for at, name in enumerate(names)]
-    places = {name: at for at, name in enumerate(now)}
-    return [(name, at, places[name]) for at, name in enumerate(before) if name in places]
-
-
 def _medians(counts_LB: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the middle of the bin in which each label's median lies."""
     edges = bin_edges(counts_LB.shape[1]).astype(np.float64)
@@ -301,26 +288,6 @@ def _medians(counts_LB: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     lows = np.concatenate([edges[1:2], edges[1:]])
     at_L = (np.cumsum(counts_LB, axis=1) * 2 >= counts_LB.sum(axis=1)[:, None]).argmax(axis=1)
     return np.asarray((lows[at_L] + highs[at_L]) / 2)
-
-
-def _moments(seen: Observations) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and standard deviation of each feature."""
-    rows = max(1, seen.num_sampled)
-    mean_F = seen.sums_F / rows
-    variance_F = np.maximum(seen.squares_F / rows - mean_F * mean_F, 0.0)
-    variance_F[variance_F < 1e-14 * mean_F * mean_F] = 0.0  # what rounding leaves of a constant
-    return mean_F, np.sqrt(variance_F * (rows / max(1, rows - 1)))
-
-
-def _resolved(
-    mean_F: npt.NDArray[np.float64], deviation_F: npt.NDArray[np.float64], num_bins: int
-) -> npt.NDArray[np.bool_]:
-    """Return whether bins at the mean are no wider than a standard deviation; or it is constant."""
-    edges = bin_edges(num_bins).astype(np.float64)
-    widths = np.append(np.diff(edges), np.inf)
-    widths[0] = np.inf
-    at_F = np.searchsorted(edges, mean_F, side="right") - 1
-    return np.asarray((widths[np.maximum(at_F, 0)] <= deviation_F) | (deviation_F == 0))
 
 
 def _notes(window: Window, baseline: Window, num_paired: int) -> Iterator[str]:

@@ -12,13 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from thresher.observations import feature_edges
 from thresher.scores import bin_edges
-from thresher_serving.monitoring.drift import (
-    Drift,
-    Finding,
-    counts_of,
-    paired_features,
-)
+from thresher_serving.monitoring.drift import Drift, Finding, counts_of
+from thresher_serving.monitoring.features import paired_features
 
 __all__ = ["drift_plots"]
 
@@ -86,7 +83,10 @@ def _scores(drift: Drift) -> bytes:
         (finding, before_LB[labels.index(finding.name)], now_LB[labels.index(finding.name)])
         for finding in findings
     ]
-    return _histograms(drawn, what="logit", title="Scores of the labels with the largest shifts")
+    edges = bin_edges(known.num_bins).astype(np.float64)
+    return _histograms(
+        drawn, edges, what="logit", title="Scores of the labels with the largest shifts"
+    )
 
 
 def _features(drift: Drift, findings: Sequence[Finding]) -> bytes:
@@ -97,10 +97,17 @@ def _features(drift: Drift, findings: Sequence[Finding]) -> bytes:
         (finding, before_FB[places[finding.name][0]], now_FB[places[finding.name][1]])
         for finding in findings
     ]
-    return _histograms(drawn, what="value", title="Input features that moved most")
+    edges = feature_edges(known.features.num_bins)
+    return _histograms(drawn, edges, what="value", title="Input features that moved most")
 
 
-def _histograms(drawn: Sequence[tuple[Finding, Counts, Counts]], *, what: str, title: str) -> bytes:
+def _histograms(
+    drawn: Sequence[tuple[Finding, Counts, Counts]],
+    edges_B: npt.NDArray[np.float64],
+    *,
+    what: str,
+    title: str,
+) -> bytes:
     """Draw shares of rows: validation filled, the window as a line."""
     columns = min(_COLUMNS, len(drawn))
     rows = math.ceil(len(drawn) / columns)
@@ -108,7 +115,7 @@ def _histograms(drawn: Sequence[tuple[Finding, Counts, Counts]], *, what: str, t
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     flat = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for axes, (finding, before_B, now_B) in zip(flat, drawn, strict=False):
-        edges, before, now = _shares(before_B, now_B)
+        edges, before, now = _shares(edges_B, before_B, now_B)
         axes.stairs(before, edges, fill=True, color=_GREY, alpha=0.45, label="validation")
         color = _ORANGE if finding.moved else _BLUE
         axes.stairs(now, edges, color=color, lw=1.6, label="window")
@@ -129,10 +136,9 @@ def _histograms(drawn: Sequence[tuple[Finding, Counts, Counts]], *, what: str, t
 
 
 def _shares(
-    before_B: Counts, now_B: Counts
+    edges: npt.NDArray[np.float64], before_B: Counts, now_B: Counts
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return edges of bars, and both samples' densities; what lies outside is in the last bars."""
-    edges = bin_edges(len(before_B)).astype(np.float64)
     both = before_B / max(1, before_B.sum()) + now_B / max(1, now_B.sum())
     cumulative = np.cumsum(both) / max(float(both.sum()), 1e-300)
     first = max(1, int(np.searchsorted(cumulative, 0.002)))

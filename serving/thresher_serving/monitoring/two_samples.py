@@ -80,7 +80,7 @@ def difference_limits(
 
     Example:
         >>> lower, upper = difference_limits(np.array([10]), 100, np.array([60]), 200, 0.01)
-        >>> 0 < lower[0] < 0.2 < upper[0]
+        >>> bool(0 < lower[0] < 0.2 < upper[0])
         True
     """
     low_b, high_b = binomial_limits(before_L, num_before, alpha)

@@ -19,7 +19,6 @@ __all__ = ["Answers", "Engine", "OnnxRuntimeEngine", "TritonEngine"]
 Array = npt.NDArray[Any]
 
 _BATCH_BYTES = 1 << 18
-OUTPUTS = ("probabilities", "labels", "logits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,7 +27,8 @@ class Answers:
 
     probabilities_NL: npt.NDArray[np.float32]
     labels_NL: npt.NDArray[np.bool_]
-    logits_NL: npt.NDArray[np.float32]
+    logits_NL: npt.NDArray[np.float32] | None
+    """None where they were not asked for."""
 
 
 class Engine(Protocol):
@@ -39,7 +39,7 @@ class Engine(Protocol):
     concurrency: int
     """The batches that it works on side by side."""
 
-    def answer(self, inputs: Mapping[str, Array]) -> Answers:
+    def answer(self, inputs: Mapping[str, Array], *, with_logits: bool) -> Answers:
         """Return what the version says of a batch.
 
         Raises:
@@ -102,14 +102,18 @@ class OnnxRuntimeEngine:
             raise DataError(f"{version.file}: ONNX Runtime cannot load it: {error}") from None
         self._title = version.title
 
-    def answer(self, inputs: Mapping[str, Array]) -> Answers:
+    def answer(self, inputs: Mapping[str, Array], *, with_logits: bool) -> Answers:
         """Return what the version says of a batch."""
         try:
-            found = self._session.run(list(OUTPUTS), dict(inputs))
+            found = self._session.run(_outputs(with_logits), dict(inputs))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise DataError(f"{self._title} does not take a batch of {shapes}: {error}") from None
-        return Answers(probabilities_NL=found[0], labels_NL=found[1], logits_NL=found[2])
+        return Answers(
+            probabilities_NL=found[0],
+            labels_NL=found[1],
+            logits_NL=found[2] if with_logits else None,
+        )
 
     def close(self) -> None:
         """Nothing is held that would not go by itself."""
@@ -151,16 +155,15 @@ class TritonEngine:
                 "repository holds; give the repository that it reads: --repository"
             )
 
-    def answer(self, inputs: Mapping[str, Array]) -> Answers:
+    def answer(self, inputs: Mapping[str, Array], *, with_logits: bool) -> Answers:
         """Return what the server says of a batch."""
         found = self._client.predict(
             self._version.model.name,
             dict(inputs),
             version=self._version.model.version,
-            outputs=OUTPUTS,
+            outputs=_outputs(with_logits),
             timeout_s=self._timeout_s,
         )
-        assert found.logits is not None
         return Answers(
             probabilities_NL=found.probabilities,
             labels_NL=found.labels,
@@ -170,6 +173,10 @@ class TritonEngine:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _outputs(with_logits: bool) -> list[str]:
+    return ["probabilities", "labels", "logits"] if with_logits else ["probabilities", "labels"]
 
 
 def _cores() -> int:

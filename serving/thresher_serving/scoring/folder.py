@@ -262,17 +262,9 @@ class _DroppedError(Exception):
 
 
 def _dictionary_columns(schema: Any) -> Any:
-    """Return the columns that a dictionary makes smaller: probabilities hardly ever repeat."""
-    import pyarrow as pa
-
-    columns = []
-    for field in schema:
-        path, kind = field.name, field.type
-        while hasattr(kind, "value_type") and not pa.types.is_dictionary(kind):
-            path, kind = f"{path}.list.element", kind.value_type
-        if not pa.types.is_floating(kind) and field.name != "row":
-            columns.append(path)
-    return columns or False
+    """Return the columns that a dictionary makes smaller: names of labels; ids hardly repeat."""
+    names = [name for name in ("labels", "top_labels", "reason", "column") if name in schema.names]
+    return [f"{n}.list.element" if n.endswith("labels") else n for n in names] or False
 
 
 def _short(value: Any) -> str:

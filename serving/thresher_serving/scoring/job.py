@@ -192,7 +192,9 @@ class ScoringJob:
         size = chunk_rows(engine, self.version)
         csv = self.options.csv
         for rows in rows_of(part, self._system, wanted, chunk_rows=size, csv=csv):
-            yield Chunk(part=part, rows=rows, inputs=self.inputs(rows, folder=part.folder))
+            inputs = self.inputs(rows, folder=part.folder)
+            row = rows.first_row - part.first_row
+            yield Chunk(part=part, rows=rows, inputs=inputs, row=row)
 
     def _read_picture(self, path: str) -> bytes:
         """Return a picture's file."""
@@ -212,16 +214,15 @@ class ScoringJob:
         import pyarrow as pa
 
         rows, inputs = chunk.rows, chunk.inputs
-        answers, kept, rejects = chunk.answers(), inputs.kept, list(inputs.rejects)
-        arrays = inputs.arrays
-        if answers is not None and not is_finite(answers.logits_NL):
-            fine = np.isfinite(answers.logits_NL).all(axis=1)
+        answers = chunk.answers()
+        kept, rejects = inputs.kept, list(inputs.rejects)
+        if answers is not None and not is_finite(answers.probabilities_NL):
+            fine = np.isfinite(answers.probabilities_NL).all(axis=1)
             rejects += [
-                Reject(row=rows.first_row + int(row), reason="the network gave NaN or infinity")
+                Reject(row=rows.first_row + int(row), reason="the network gave NaN")
                 for row in kept[~fine]
             ]
             answers, kept = _of_rows(answers, fine), kept[fine]
-            arrays = {name: array[fine] for name, array in arrays.items()}
         tally.num_read += rows.num_rows + len(rows.rejects)
         tally.num_scored += len(kept)
         tally.reject(rejects)
@@ -230,9 +231,12 @@ class ScoringJob:
             return None, told
         if tally.seen is None:
             columns = {} if self._maker is None else self._maker.columns
-            tally.seen = Observations.of(answers.logits_NL, answers.labels_NL, arrays, columns)
-        else:
-            tally.seen.update(answers.logits_NL, answers.labels_NL, arrays)
+            num_labels = self.version.decision.num_labels
+            tally.seen = Observations.for_inputs(num_labels, inputs.arrays, columns)
+        tally.seen.count(answers.labels_NL)
+        if answers.logits_NL is not None:
+            seen = {name: array[chunk.seen] for name, array in inputs.arrays.items()}
+            tally.seen.observe(answers.logits_NL, seen)
         ids = self._ids(rows, kept)
         row = pa.array(kept + rows.first_row, pa.int64())
         labels = pa.array(self.version.decision.labels, pa.string())
@@ -272,7 +276,7 @@ def _of_rows(answers: Answers, keep: Any) -> Answers:
     return Answers(
         probabilities_NL=answers.probabilities_NL[keep],
         labels_NL=answers.labels_NL[keep],
-        logits_NL=answers.logits_NL[keep],
+        logits_NL=answers.logits_NL,
     )
 
 

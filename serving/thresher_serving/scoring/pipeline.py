@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _CHUNK_ROWS = 32_768
 _CHUNK_BYTES = 1 << 24
+_ALL_SEEN = 1 << 14
+_SEEN_EVERY = 32
 _AHEAD = 2
 """Chunks that are read, and as many that are scored, before the one that is written."""
 
@@ -36,36 +38,62 @@ class Chunk:
 
     rows: Rows
     inputs: Inputs
+    row: int = 0
+    """Its first row in what it is a part of."""
     part: Any = None
     """What they are of."""
     _order: Array | None = None
     _answers: list[Future[Answers]] = field(default_factory=list)
+    _seen: list[Array] = field(default_factory=list)
+    """Rows that are to be observed."""
 
     def send(self, engine: Engine, pool: ThreadPoolExecutor) -> None:
-        """Put the rows into batches, those of like length together, and have them answered."""
+        """Put the rows into batches, those of like length together, and have them answered.
+
+        Of a part's first 16,384 rows all are to be observed. Then it is every 32nd batch; or
+        every 32nd row, where batches are of rows of like length and so are no fair sample.
+        """
         inputs, size = self.inputs, engine.batch_rows
+        num_rows, sees_all = len(inputs.kept), self.row < _ALL_SEEN
         if inputs.lengths is not None:
             self._order = np.argsort(inputs.lengths, kind="stable")
-        for start in range(0, len(inputs.kept), size):
+            self._seen = [np.arange(0, num_rows, 1 if sees_all else _SEEN_EVERY)]
+        for start in range(0, num_rows, size):
             at = slice(start, start + size)
             if self._order is None or inputs.lengths is None:
                 batch = {name: array[at] for name, array in inputs.arrays.items()}
+                is_seen = sees_all or (self.row + start) // size % _SEEN_EVERY == 0
+                if is_seen:
+                    self._seen.append(np.arange(start, min(start + size, num_rows)))
             else:
                 rows = self._order[at]
                 batch = _trimmed(inputs, rows, int(inputs.lengths[rows].max(initial=1)))
-            self._answers.append(pool.submit(engine.answer, batch))
+                is_seen = True
+            self._answers.append(pool.submit(engine.answer, batch, with_logits=is_seen))
 
     def answers(self) -> Answers | None:
-        """Return what the version says of the rows that have inputs, None where none has."""
+        """Return what the version says of the rows that have inputs, None where none has.
+
+        Its logits are those of the rows in `seen` alone.
+        """
         found = [future.result() for future in self._answers]
         self._answers.clear()
         if not found:
             return None
+        logits = [a.logits_NL for a in found if a.logits_NL is not None]
+        logits_NL = self._back(logits) if logits else None
+        if self._order is not None and logits_NL is not None:
+            logits_NL = logits_NL[self.seen]
         return Answers(
             probabilities_NL=self._back([a.probabilities_NL for a in found]),
             labels_NL=self._back([a.labels_NL for a in found]),
-            logits_NL=self._back([a.logits_NL for a in found]),
+            logits_NL=logits_NL,
         )
+
+    @property
+    def seen(self) -> Array:
+        """int64: the rows, of those that have inputs, that are to be observed."""
+        return np.concatenate(self._seen) if self._seen else np.arange(0)
 
     def cancel(self) -> None:
         """Take back the batches that nobody works on yet."""

@@ -93,7 +93,7 @@ def _each(
             for batch in table.to_batches(max_chunksize=size):
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 rows = Rows(columns=columns, num_rows=batch.num_rows, first_row=start)
-                yield Chunk(rows=rows, inputs=job.inputs(rows))
+                yield Chunk(rows=rows, inputs=job.inputs(rows), row=start)
                 start += batch.num_rows
             yield _End()
 

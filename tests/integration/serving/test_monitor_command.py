@@ -194,3 +194,12 @@ def test_wrong_usage_is_told_apart_from_drift(store: Path) -> None:
     assert run("monitor", "same", "--alpha", "1").exit_code == 2
     done = run("monitor", "same", "--output", "same")
     assert (done.exit_code, "a window is named twice" in done.output) == (1, True)
+
+
+def test_the_page_s_python_runs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs/monitoring.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    code = code.replace('"digits", 3', '"weather", 1').replace("scored/2026-03-01", "moved")
+    exec(compile(code, "docs/monitoring.md", "exec"), {})
+    assert "feature features[2]" in capsys.readouterr().out
+    assert (store / "drift/drift.html").is_file()

@@ -6,13 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from support.windows import draw_window
 from thresher import Decision
 from thresher.errors import DataError
 from thresher.evaluation import EvaluationSplit
-from thresher.observations import Observations
+from thresher.observations import Observations, feature_edges
 from thresher_serving.monitoring import Drift, Window, compare, merged
 
 RATES = np.geomspace(0.01, 0.5, 12)
@@ -86,6 +88,32 @@ def test_200_windows_without_drift_raise_no_more_alarms_than_stated(
     )
     # of a rate of alpha itself so many, or more, are seen once in a thousand tries
     assert alarms <= stats.binom.isf(1e-3, num_windows, alpha)
+
+
+def test_skewed_features_raise_no_more_alarms_than_stated_against_a_small_validation() -> None:
+    rng = np.random.default_rng(21)
+
+    def prices(rows: int) -> Window:
+        z = rng.normal(size=(rows, 1)).astype(np.float32)
+        x = np.exp(rng.normal(size=(rows, 20)) + np.linspace(-8, 14, 20)).astype(np.float32)
+        seen = Observations.of(z, z > 0, {"x": x})
+        return Window(name="w", model="m", version=1, labels=("rain",), observations=seen)
+
+    alarms = sum(bool(compare(prices(1_500), prices(150), alpha=0.05).moved) for _ in range(200))
+    assert alarms <= stats.binom.isf(1e-3, 200, 0.05)
+
+
+@given(st.floats(-(2.0**34), 2.0**34, width=32))
+@settings(deadline=None, max_examples=60)
+def test_a_feature_falls_into_the_bin_whose_edges_hold_it(value: float) -> None:
+    x = np.float32([[value]])
+    counts = Observations.of(x * 0, x > 0, {"x": x}).features.counts_LKB.sum(axis=(0, 1))
+    edges = feature_edges(len(counts))
+    at = int(np.flatnonzero(counts)[0])
+    margin = 1e-4 * abs(value) + 1e-6  # rounding of a logarithm in float32
+    assert edges[at] <= value + margin
+    if at + 1 < len(edges):
+        assert value - margin <= edges[at + 1]
 
 
 def test_adjusted_p_is_at_most_alpha_where_something_moved_and_nowhere_else() -> None:

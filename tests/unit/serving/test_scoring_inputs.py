@@ -73,6 +73,21 @@ def test_texts_that_are_none_are_rejected(text_version: ScoredVersion, tmp_path:
     assert found.rejects.to_pylist()[0]["reason"] == "null, expected a text"
 
 
+@pytest.mark.parametrize("batch_rows", [4, 32])
+def test_what_is_observed_of_many_texts_is_a_fair_sample(
+    text_version: ScoredVersion, batch_rows: int
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 40_000)
+    rows = pa.table({"text": [" ".join(["so"] * length) for length in lengths]})
+    seen = score(text_version, rows, engine_of(text_version, batch_rows=batch_rows)).tally.seen
+    assert seen is not None
+    assert seen.num_rows == 40_000
+    assert 17_000 < seen.num_sampled == seen.features.num_rows < 36_000
+    mean = seen.sums_F[0] / seen.features.num_rows
+    spread = lengths.std() / np.sqrt(seen.num_sampled)
+    assert abs(mean - lengths.mean()) < 5 * spread
+
+
 def test_token_ids_are_taken_where_the_table_holds_them(text_version: ScoredVersion) -> None:
     ids = pa.array([[2, 3, 4, 0, 0, 0, 0, 0], [5, 6, 0, 0, 0, 0, 0, 0]])
     mask = pa.array([[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
