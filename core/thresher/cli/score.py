@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import emit_json, print_json, print_table, say, steps
+from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
 from thresher.cli.versions import published_version
 from thresher.errors import ConfigError
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["score"]
 
-_LINE_EVERY_S = 10
 _SHOWN_LABELS = 12
 
 
@@ -148,7 +146,7 @@ def score(
         show(f"Loading {version.title}")
         who = _workers(engine, version, server=server, number=workers, device=device)
     try:
-        with _shown(log_json) as (begun, progress):
+        with shown_progress(log_json) as (begun, progress):
             report = score_files(
                 version,
                 given=given,
@@ -237,86 +235,3 @@ def _exit(report: ScoringReport, max_reject_rate: float) -> None:
             f"{report.reject_rate:.2%} of the rows were rejected, more than --max-reject-rate "
             f"{max_reject_rate:.2%}; see {report.output}/_rejects"
         )
-
-
-@contextlib.contextmanager
-def _shown(
-    log_json: bool,
-) -> Iterator[tuple[Callable[[list[Any], int], None], Callable[[int], None]]]:
-    """Yield what is called when a job begins, and for the rows that are done."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal and not log_json:
-        with _bar(console) as both:
-            yield both
-        return
-    state: dict[str, Any] = {"rows": 0, "at": time.monotonic(), "since": time.monotonic()}
-
-    def begun(left: list[Any], done: int) -> None:
-        total = _total(left)
-        state["since"] = time.monotonic()
-        if log_json:
-            emit_json("scoring_begun", parts=len(left), parts_done=done, rows=total)
-        else:
-            rows = "" if total is None else f", {total:,} rows"
-            say(f"{len(left)} parts to score{rows}" + (f"; {done} are done" if done else ""))
-
-    def progress(rows: int) -> None:
-        state["rows"] += rows
-        now = time.monotonic()
-        if now - state["at"] < _LINE_EVERY_S:
-            return
-        state["at"] = now
-        rate = state["rows"] / (now - state["since"])
-        if log_json:
-            emit_json("scoring_progress", rows=state["rows"], rows_per_s=round(rate))
-        else:
-            say(f"{state['rows']:,} rows, {rate:,.0f} rows/s")
-
-    yield begun, progress
-
-
-@contextlib.contextmanager
-def _bar(
-    console: Any,
-) -> Iterator[tuple[Callable[[list[Any], int], None], Callable[[int], None]]]:
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.completed:,} rows"),
-        BarColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as shown:
-        bar = shown.add_task("", total=None, rate="")
-        begin = time.monotonic()
-
-        def begun(left: list[Any], done: int) -> None:
-            nonlocal begin
-            begin = time.monotonic()
-            shown.update(bar, total=_total(left))
-            if done:
-                shown.console.print(f"{done} of {done + len(left)} parts are done")
-
-        def progress(rows: int) -> None:
-            so_far = shown.tasks[0].completed + rows
-            rate = so_far / max(time.monotonic() - begin, 1e-3)
-            shown.update(bar, advance=rows, rate=f"{rate:,.0f} rows/s")
-
-        yield begun, progress
-
-
-def _total(parts: list[Any]) -> int | None:
-    """Return the rows of some parts, None where only reading tells."""
-    known = [part.num_rows for part in parts]
-    return None if None in known else sum(known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ import numpy.typing as npt
 from thresher.errors import DataError, MissingExtraError, unknown_name
 from thresher.row_inputs import RowInputs
 from thresher_serving.client.metadata import TensorMetadata
+from thresher_serving.scoring.cells import is_list, is_numeric, matched_columns, texts_of
 from thresher_serving.scoring.model import ScoredVersion
 from thresher_serving.scoring.numbers import float_columns, lists
-from thresher_serving.scoring.reading import FILE_COLUMN, Reject, Rows
+from thresher_serving.scoring.reading import FILE_COLUMN
+from thresher_serving.scoring.rows import Reject, Rows
 
 __all__ = ["InputMaker", "Inputs"]
 
@@ -98,9 +99,7 @@ class InputMaker:
             if name in (self._text_column, self._picture_column):
                 if not (is_text or is_bytes):
                     raise DataError(f'{where}: column "{name}" is {kind}, expected texts')
-            elif not (is_text and where.endswith((".csv", ".tsv", ".gz"))) and not _is_numeric(
-                kind
-            ):
+            elif not (is_text and where.endswith((".csv", ".tsv", ".gz"))) and not is_numeric(kind):
                 raise DataError(f'{where}: column "{name}" is {kind}, expected numbers')
 
     def inputs(self, rows: Rows, *, folder: str = "") -> Inputs:
@@ -121,7 +120,7 @@ class InputMaker:
         for name, columns in self.columns.items():
             tensor = self._version.model.inputs[name]
             held = [rows.columns[column] for column in columns]
-            if len(columns) == 1 and _is_list(held[0].type):
+            if len(columns) == 1 and is_list(held[0].type):
                 array, used = lists(held[0], columns[0], tensor, reject)
                 lengths = used if used is not None else lengths
             else:
@@ -131,7 +130,7 @@ class InputMaker:
             arrays |= self._picture_arrays(rows, folder, reject)
         texts: list[str] = []
         if self._text_column:
-            texts = _texts(rows.columns[self._text_column], self._text_column, reject)
+            texts = texts_of(rows.columns[self._text_column], self._text_column, reject)
         kept = np.setdiff1d(np.arange(rows.num_rows), np.array([*rejects], dtype=np.int64))
         if rejects:
             arrays = {name: array[kept] for name, array in arrays.items()}
@@ -214,7 +213,7 @@ class InputMaker:
         )
         size = int(np.prod(tensor.shape)) if -1 not in tensor.shape else None
         if features:
-            found = _matched(features, columns)
+            found = matched_columns(features, columns)
         elif tensor.name in self._how.columns and set(self._how.columns[tensor.name]) <= {*columns}:
             found = self._how.columns[tensor.name]
         elif tensor.name in columns:
@@ -232,7 +231,7 @@ class InputMaker:
                 f"columns are {', '.join([*columns][:20])}. Name them in the order of training: "
                 '--features "a,b,c_*"'
             )
-        if len(found) == 1 and _is_list(columns[found[0]]):
+        if len(found) == 1 and is_list(columns[found[0]]):
             return found
         if size is not None and len(found) != size:
             raise DataError(
@@ -277,73 +276,3 @@ class InputMaker:
                 if wrong is not None:
                     reject(row, wrong, self._picture_column)
         return {name: found}
-
-
-def _matched(patterns: Sequence[str], columns: Mapping[str, Any]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        fits = [pattern] if pattern in columns else fnmatch.filter(columns, pattern)
-        if not fits:
-            raise DataError(unknown_name("column", pattern, columns))
-        found |= dict.fromkeys(fits)
-    return tuple(found)
-
-
-def _texts(cells: Any, column: str, reject: Any) -> list[str]:
-    """Return a column's texts; "" where there is none, which is rejected."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(cells.type):
-        cells = cells.dictionary_decode()
-    if pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type):
-        try:
-            cells = cells.cast(pa.large_string())
-        except pa.ArrowInvalid:
-            return [
-                _decoded(row, cell, column, reject) for row, cell in enumerate(cells.to_pylist())
-            ]
-    found: list[Any] = cells.to_pylist()
-    if cells.null_count:
-        for row, cell in enumerate(found):
-            if cell is None:
-                reject(row, "null, expected a text", column)
-                found[row] = ""
-    return found
-
-
-def _decoded(row: int, cell: bytes | None, column: str, reject: Any) -> str:
-    try:
-        if cell is None:
-            reject(row, "null, expected a text", column)
-            return ""
-        return cell.decode()
-    except UnicodeDecodeError as error:
-        reject(row, f"not UTF-8: {error.reason} at byte {error.start}", column)
-        return ""
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-        or isinstance(kind, pa.FixedShapeTensorType)
-    )
-
-
-def _is_numeric(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return True
-    while _is_list(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_null(kind)
-    )

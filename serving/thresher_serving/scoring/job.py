@@ -10,6 +10,7 @@ import numpy as np
 
 from thresher.errors import DataError
 from thresher.observations import Observations
+from thresher_serving.scoring.csv_files import CsvForm
 from thresher_serving.scoring.engines import Answers, Engine
 from thresher_serving.scoring.folder import OutputFolder, PartWriter
 from thresher_serving.scoring.inputs import InputMaker, Inputs
@@ -19,7 +20,8 @@ from thresher_serving.scoring.outputs import OutputForm, rejects_table
 from thresher_serving.scoring.parts import Part
 from thresher_serving.scoring.pipeline import Chunk, chunk_rows, scored
 from thresher_serving.scoring.places import Place
-from thresher_serving.scoring.reading import CsvForm, Reject, Rows, columns_of, rows_of
+from thresher_serving.scoring.reading import columns_of, rows_of
+from thresher_serving.scoring.rows import Reject, Rows
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["Progress", "ScoringJob", "ScoringOptions"]

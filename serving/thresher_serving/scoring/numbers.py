@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from thresher_serving.client.metadata import TensorMetadata
 
-__all__ = ["float_columns", "is_finite", "lists"]
+__all__ = ["RejectRow", "float_columns", "is_finite", "lists"]
 
 Array = npt.NDArray[Any]
 RejectRow = Callable[[int, str, "str | None"], None]

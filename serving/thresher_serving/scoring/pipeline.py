@@ -17,7 +17,7 @@ import numpy.typing as npt
 from thresher_serving.scoring.engines import Answers, Engine
 from thresher_serving.scoring.inputs import Inputs
 from thresher_serving.scoring.model import ScoredVersion
-from thresher_serving.scoring.reading import Rows
+from thresher_serving.scoring.rows import Rows
 
 __all__ = ["Chunk", "chunk_rows", "scored"]
 

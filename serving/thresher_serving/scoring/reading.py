@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from thresher.errors import DataError, unknown_name
+from thresher.errors import DataError
+from thresher_serving.scoring.csv_files import CsvForm, csv_chunks, open_csv
 from thresher_serving.scoring.parts import Part
+from thresher_serving.scoring.rows import Reject, Rows, check_names, named_columns
 
-__all__ = ["FILE_COLUMN", "CsvForm", "Reject", "Rows", "columns_of", "rows_of"]
+__all__ = ["FILE_COLUMN", "columns_of", "rows_of"]
 
 FILE_COLUMN = "file"
 """The column that holds the name of each picture in a folder of pictures."""
-
-_BLOCK_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reject:
-    """A row that cannot be scored."""
-
-    row: int | None
-    """In its file, from 0; None where the whole file, or a line that is no row, is meant."""
-    reason: str
-    column: str | None = None
-    line: int | None = None
-    """Of a CSV file, from 1, for a line that is no row."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
-    """Some rows of a part."""
-
-    columns: Mapping[str, Any]
-    """Arrow arrays by name, all of one length."""
-    num_rows: int
-    first_row: int
-    """In its file."""
-    rejects: Sequence[Reject] = field(default=())
-    """Lines that are no rows, and so are in no column."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CsvForm:
-    """How CSV and TSV files are written."""
-
-    delimiter: str | None = None
-    """A tab in ``.tsv`` and a comma elsewhere where left out."""
-    columns: tuple[str, ...] | None = None
-    """The columns' names, for files without a header line."""
-    quoting: bool = True
-    """Whether a cell in double quotes may hold delimiters; false takes quotes as text."""
 
 
 def columns_of(part: Part, system: Any, csv: CsvForm) -> dict[str, Any]:
@@ -76,7 +37,7 @@ def columns_of(part: Part, system: Any, csv: CsvForm) -> dict[str, Any]:
         if part.form == "csv" and not part.num_bytes:
             return kinds  # not even a header: no rows
         if part.form == "csv":
-            with _open_csv(part, system, None, csv, []) as reader:
+            with open_csv(part, system, None, csv, []) as reader:
                 return kinds | {name: pa.string() for name in reader.schema.names}
         if part.form == "npz":
             with _open_npz(part, system) as file:
@@ -108,7 +69,7 @@ def rows_of(
     readers: dict[str, Callable[[Part, Any, list[str], int], Iterator[_Chunk]]] = {
         "parquet": _parquet,
         "arrow": _arrow,
-        "csv": partial(_csv, csv=csv),
+        "csv": partial(csv_chunks, csv=csv),
         "npz": _npz,
         "pictures": _pictures,
     }
@@ -156,17 +117,6 @@ def _schema(part: Part, system: Any) -> Any:
             return opened.schema
 
 
-def _check_names(columns: Iterable[str], held: Collection[str], path: str) -> None:
-    for name in columns:
-        if name not in held:
-            raise DataError(f"{path}: {unknown_name('column', name, held)}")
-
-
-def _named(batch: Any, columns: Sequence[str], path: str) -> dict[str, Any]:
-    _check_names(columns, batch.schema.names, path)
-    return {name: batch.column(name) for name in columns}
-
-
 def _parquet(part: Part, system: Any, columns: list[str], chunk_rows: int) -> Iterator[_Chunk]:
     import pyarrow.parquet as pq
 
@@ -176,12 +126,12 @@ def _parquet(part: Part, system: Any, columns: list[str], chunk_rows: int) -> It
         system.open_input_file(part.path) as source,
         pq.ParquetFile(source, **options) as file,
     ):
-        _check_names(columns, file.schema_arrow.names, part.path)
+        check_names(columns, file.schema_arrow.names, part.path)
         groups = range(file.num_row_groups) if part.row_groups is None else part.row_groups
         for batch in file.iter_batches(
             batch_size=chunk_rows, columns=columns, row_groups=list(groups), use_threads=False
         ):
-            yield _named(batch, columns, part.path), batch.num_rows, ()
+            yield named_columns(batch, columns, part.path), batch.num_rows, ()
 
 
 def _is_local(system: Any) -> bool:
@@ -194,91 +144,14 @@ def _arrow(part: Part, system: Any, columns: list[str], chunk_rows: int) -> Iter
     with system.open_input_file(part.path) as source:
         with pa.ipc.open_file(source) as opened:
             held = opened.schema.names
-        _check_names(columns, held, part.path)
+        check_names(columns, held, part.path)
         options = pa.ipc.IpcReadOptions(included_fields=[held.index(c) for c in columns])
         with pa.ipc.open_file(source, options=options) as opened:
             for at in range(opened.num_record_batches):
                 whole = opened.get_batch(at)
                 for start in range(0, whole.num_rows, chunk_rows):
                     batch = whole.slice(start, chunk_rows)
-                    yield _named(batch, columns, part.path), batch.num_rows, ()
-
-
-def _csv(
-    part: Part, system: Any, columns: list[str], chunk_rows: int, *, csv: CsvForm
-) -> Iterator[_Chunk]:
-    bad: list[Any] = []
-    if not part.num_bytes:
-        return
-    with _open_csv(part, system, columns, csv, bad) as reader:
-        for whole in reader:
-            for start in range(0, max(1, whole.num_rows), chunk_rows):
-                batch = whole.slice(start, chunk_rows)
-                rejects = [
-                    Reject(
-                        row=None,
-                        line=line.number,
-                        reason=f"{line.actual_columns} cells, expected {line.expected_columns}",
-                    )
-                    for line in bad
-                ]
-                bad.clear()
-                yield _named(batch, columns, part.path), batch.num_rows, rejects
-
-
-@contextlib.contextmanager
-def _open_csv(
-    part: Part,
-    system: Any,
-    columns: list[str] | None,
-    csv: CsvForm,
-    bad: list[Any],
-) -> Iterator[Any]:
-    """Yield a reader whose cells are bytes, so that one wrong cell costs one row."""
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
-
-    is_tsv = ".tsv" in PurePosixPath(part.path).suffixes
-
-    def skip(row: Any) -> str:
-        bad.append(row)
-        return "skip"
-
-    parse = pacsv.ParseOptions(
-        delimiter=csv.delimiter or ("\t" if is_tsv else ","),
-        quote_char='"' if csv.quoting else False,
-        newlines_in_values=csv.quoting,
-        invalid_row_handler=skip,
-    )
-    read = pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False, column_names=csv.columns)
-
-    def convert(held: Sequence[str], wanted: Sequence[str]) -> Any:
-        return pacsv.ConvertOptions(
-            check_utf8=False,
-            column_types=dict.fromkeys(held, pa.binary()),
-            include_columns=list(wanted),
-            strings_can_be_null=False,
-            quoted_strings_can_be_null=False,
-        )
-
-    with system.open_input_stream(part.path) as source:
-        head = pacsv.open_csv(
-            source, read_options=read, parse_options=parse, convert_options=convert([], [])
-        )
-        held = head.schema.names
-        head.close()
-    bad.clear()
-    _check_names(columns or (), held, part.path)
-    with (
-        system.open_input_stream(part.path) as source,
-        pacsv.open_csv(
-            source,
-            read_options=read,
-            parse_options=parse,
-            convert_options=convert(held, held if columns is None else columns),
-        ) as reader,
-    ):
-        yield reader
+                    yield named_columns(batch, columns, part.path), batch.num_rows, ()
 
 
 def _array_kind(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
@@ -304,7 +177,7 @@ def _npz(part: Part, system: Any, columns: list[str], chunk_rows: int) -> Iterat
     import pyarrow as pa
 
     with _open_npz(part, system) as arrays:
-        _check_names(columns, arrays, part.path)
+        check_names(columns, arrays, part.path)
         counts = {name: len(arrays[name]) for name in columns}
         if len(set(counts.values())) > 1:
             raise DataError(f"{part.path}: its arrays differ in rows: {counts}")
@@ -326,7 +199,7 @@ def _pictures(part: Part, system: Any, columns: list[str], chunk_rows: int) -> I
     import pyarrow as pa
 
     del system
-    _check_names(columns, [FILE_COLUMN], part.path)
+    check_names(columns, [FILE_COLUMN], part.path)
     for start in range(0, len(part.files), chunk_rows):
         some = part.files[start : start + chunk_rows]
         yield {FILE_COLUMN: pa.array(some, pa.string())}, len(some), ()

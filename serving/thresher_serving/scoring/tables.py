@@ -12,7 +12,7 @@ from thresher_serving.scoring.job import ScoringJob, ScoringOptions
 from thresher_serving.scoring.model import ScoredVersion
 from thresher_serving.scoring.outputs import rejects_table
 from thresher_serving.scoring.pipeline import Chunk, chunk_rows, scored
-from thresher_serving.scoring.reading import Rows
+from thresher_serving.scoring.rows import Rows
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["Scored", "score"]

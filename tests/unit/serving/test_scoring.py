@@ -136,6 +136,13 @@ def test_csv_cells_cost_a_row_and_broken_lines_are_told(
     assert (report.tally.num_read, report.tally.num_rejected) == (6, 4)
 
 
+def test_a_file_of_nothing_but_broken_lines(version: ScoredVersion, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,wind,sun,cloud\na,1\nb\n")
+    report = score_into(version, tmp_path / "in.csv", tmp_path / "out")
+    assert [row["line"] for row in read_rejects(tmp_path / "out")] == [2, 3]
+    assert (report.tally.num_read, report.tally.num_rejected) == (2, 2)
+
+
 def test_a_tsv_file_without_header_and_with_lone_quotes_is_read(
     version: ScoredVersion, tmp_path: Path
 ) -> None:
