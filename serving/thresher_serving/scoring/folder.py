@@ -35,6 +35,7 @@ OBSERVATIONS_FILE = "_observations.npz"
 
 _JOB = "_job"
 _JOB_FILE = f"{_JOB}/job.json"
+_NOTE = ".json"
 _REJECTS = "_rejects"
 _GROUP_ROWS = 1 << 17
 _GROUP_BYTES = 1 << 25
@@ -114,11 +115,27 @@ class OutputFolder:
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()
 
-    def done(self, name: str) -> Tally | None:
-        """Return the counts of a part that is done, None for one that is not."""
-        counts = self.read(f"{_JOB}/{name}.json")
+    def done(self) -> set[str]:
+        """Return the names of the parts that are done."""
+        from pyarrow import fs
+
+        root = self.place.beneath(_JOB)
+        selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
+        inside = (
+            str(PurePosixPath(info.path).relative_to(PurePosixPath(root)))
+            for info in self.place.system.get_file_info(selector)
+        )
+        return {name.removesuffix(_NOTE) for name in inside if name.endswith(f".parquet{_NOTE}")}
+
+    def tally(self, name: str) -> Tally:
+        """Return the counts of a part that is done.
+
+        Raises:
+            DataError: If its notes are not there.
+        """
+        counts = self.read(f"{_JOB}/{name}{_NOTE}")
         if counts is None:
-            return None
+            raise DataError(f"{self.place}/{_JOB}/{name}{_NOTE} is gone; run the job again")
         seen = self.read(f"{_JOB}/{name}.npz")
         where = f"{self.place}/{_JOB}/{name}.npz"
         observed = None if seen is None else Observations.from_bytes(seen, where=where)
@@ -129,7 +146,7 @@ class OutputFolder:
         if tally.seen is not None:
             self.write(f"{_JOB}/{name}.npz", tally.seen.to_bytes())
         fault_point("part-written")
-        self.write(f"{_JOB}/{name}.json", tally.to_json().encode())
+        self.write(f"{_JOB}/{name}{_NOTE}", tally.to_json().encode())
         fault_point("part-noted")
 
     def read(self, name: str) -> bytes | None:

@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -86,7 +86,18 @@ def find_parts(place: Place) -> list[Part]:
         return list(_pictures(place, [info for info, _ in found]))
     with ThreadPoolExecutor(_READERS) as pool:
         parts = pool.map(lambda each: _file_parts(place, *each), found)
-        return [part for of_file in parts for part in of_file]
+        return list(_sharing_schemas(part for of_file in parts for part in of_file))
+
+
+def _sharing_schemas(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield parts that hold one schema together where theirs are equal: files may be many."""
+    known: Any = None
+    for part in parts:
+        if part.schema is None or known is None or not part.schema.equals(known):
+            known = part.schema if part.schema is not None else known
+            yield part
+        else:
+            yield dataclasses.replace(part, schema=known)
 
 
 def digest_of(parts: Sequence[Part]) -> str:

@@ -90,28 +90,29 @@ def score_files(
     folder = OutputFolder(place_of(output, must_exist=False))
     with folder.alone():
         goes_on = folder.begin(_identity(version, place.given, parts, options))
-        done = {part.name: folder.done(part.name) for part in parts} if goes_on else {}
-        left = [part for part in parts if done.get(part.name) is None]
+        done = folder.done() if goes_on else set()
+        left = [part for part in parts if part.name not in done]
         begun(left, len(parts) - len(left))
+        num_done, num_read = len(parts) - len(left), 0
         try:
-            for part, tally in workers.run(job, left, folder, progress):
-                done[part.name] = tally
+            for _, tally in workers.run(job, left, folder, progress):
+                num_done += 1
+                num_read += tally.num_read
         except ServerError as error:
-            finished = sum(tally is not None for tally in done.values())
             raise ServerError(
-                f"{error}. {finished} of {len(parts)} parts are done and stay; run the same "
+                f"{error}. {num_done} of {len(parts)} parts are done and stay; run the same "
                 "command again to go on"
             ) from None
         total = Tally()
-        for part in parts:  # in their order, whoever was done first
-            total += done[part.name] or Tally()
+        for part in parts:  # in their order, whoever was done first; one at a time in memory
+            total += folder.tally(part.name)
         report = ScoringReport(
             version=version,
             given=place.given,
             output=folder.place.given,
             num_parts=len(parts),
             num_taken_over=len(parts) - len(left),
-            num_read_now=sum((done[part.name] or Tally()).num_read for part in left),
+            num_read_now=num_read,
             tally=total,
             seconds=time.monotonic() - begin,
         )
