@@ -16,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from support.versions import write_certificate
 from thresher import Decision
 from thresher.certificate import Certificate
+from thresher.evaluation import EvaluationSplit
+from thresher.golden import GOLDEN_FILE
 from thresher.registry import ModelVersion
 from thresher.repository import MODEL_FILE, ModelRepository
 from thresher_export.text_service import TextService
@@ -88,6 +90,8 @@ def publish_text_model(
     length: int | None = 8,
     serve: bool = False,
     with_text: bool = True,
+    golden: bool = False,
+    max_batch_size: int = 8,
 ) -> Path:
     """Publish a version and what takes its texts; return the tokenizer's file."""
     repository = ModelRepository(root)
@@ -95,9 +99,16 @@ def publish_text_model(
     decision = Decision(labels=LABELS, thresholds=[0.5, 0.5])
     model = network(version, length)
     config = build_config(model, decision, name=name, version=version)
-    config.max_batch_size = 8
+    config.max_batch_size = max_batch_size
     with repository.staging(name) as staged:
         (staged / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+        if golden:
+            ids = np.int64([[2, 4, 6, 0, 0, 0, 0, 0]])
+            EvaluationSplit(
+                inputs={"input_ids": ids, "attention_mask": np.int64(ids > 0)},
+                targets_NL=np.zeros((1, 2), np.float32),
+                logits_NL=np.float32([[version * 100 + 3, version * 100 + 4]]),
+            ).save(staged / GOLDEN_FILE)
         write_certificate(staged, name, version, decision)
         certificate = Certificate.load(staged)
         repository.publish(name, version, staged, config, decision, serve=serve)

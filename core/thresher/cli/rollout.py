@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from thresher.cli.options import json_option
-from thresher.cli.output import print_json, say
+from thresher.cli.output import say
+from thresher.cli.rollout_output import shown_steps, tell_canary, tell_rollout
 from thresher.cli.serve import connect
-from thresher.errors import NotFoundError, ThresherError
+from thresher.cli.versions import found_version, publish_version, served_repository
+from thresher.errors import NotFoundError
 
 if TYPE_CHECKING:
     from thresher.alias import MlflowAlias
     from thresher.repository import ModelRepository
-    from thresher_serving.rollout import CanaryEnd, CanaryStart, Rollout
 
 __all__ = ["put_into_service", "repository_option", "rollback", "rollout", "to_option"]
 
@@ -170,11 +169,10 @@ def put_into_service(
     """
     from thresher_serving.rollout import RolloutOptions, roll_out
 
-    published = _repository(server, repository)
+    published = served_repository(server, repository)
     where = connect(server)
-    with _shown_steps() as show:
-        name, version, known = _which(model, show)
-        _publish(published, name, version, show)
+    with shown_steps() as show:
+        name, version, known = _to_roll_out(published, model, show)
         done = roll_out(
             published,
             name,
@@ -186,9 +184,22 @@ def put_into_service(
             alias=_alias(name, alias, show=show, known=known),
             progress=show,
         )
-    _tell(done, as_json=as_json)
+    tell_rollout(done, as_json=as_json)
     if done.is_new and done.previous is not None:
         say(f"Back again: thresher rollback {done.name}")
+
+
+def _to_roll_out(
+    published: ModelRepository, model: str, show: Callable[[str], None]
+) -> tuple[str, int, bool]:
+    """Return name and version, published, and whether the registry was asked for it."""
+    from thresher_serving.rollout import check_is_no_companion
+
+    name, version, known = found_version(model, show)
+    if name in published.names():
+        check_is_no_companion(published, name)  # no registry knows it, so none is asked
+    publish_version(published, name, version, show)
+    return name, version, known
 
 
 def _start_canary(
@@ -204,11 +215,10 @@ def _start_canary(
 ) -> None:
     from thresher_serving.rollout import RolloutOptions, start_canary
 
-    published = _repository(server, repository)
+    published = served_repository(server, repository)
     where = connect(server)
-    with _shown_steps() as show:
-        name, version, _ = _which(model, show)
-        _publish(published, name, version, show)
+    with shown_steps() as show:
+        name, version, _ = _to_roll_out(published, model, show)
         done = start_canary(
             published,
             name,
@@ -220,7 +230,7 @@ def _start_canary(
             ),
             progress=show,
         )
-    _tell_canary(done, as_json=as_json)
+    tell_canary(done, as_json=as_json)
     at = "".join(
         f" {option} {value}"
         for option, value in (("--to", server), ("--repository", repository))
@@ -259,9 +269,9 @@ def rollback(
     """
     from thresher_serving.rollout import CanaryEnd, RolloutOptions, roll_back
 
-    published = _repository(server, repository)
+    published = served_repository(server, repository)
     where = connect(server)
-    with _shown_steps() as show:
+    with shown_steps() as show:
         done = roll_back(
             published,
             name,
@@ -273,95 +283,9 @@ def rollback(
             progress=show,
         )
     if isinstance(done, CanaryEnd):
-        _tell_canary(done, as_json=as_json)
+        tell_canary(done, as_json=as_json)
     else:
-        _tell(done, as_json=as_json)
-
-
-def _repository(server: str | None, given: Path | None) -> ModelRepository:
-    """Return the given repository, else that of the server started here, else the default."""
-    from thresher.repository import ModelRepository
-    from thresher_serving import running_server
-
-    running = None if server else running_server()
-    folder = given or Path(running.repository if running else "model_repository")
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"{folder}: no such folder; expected the model repository that the server reads. "
-            "Give it with --repository FOLDER"
-        )
-    return ModelRepository(folder)
-
-
-def _which(model: str, show: Callable[[str], None]) -> tuple[str, int, bool]:
-    """Return name, version, and whether the registry was asked for it."""
-    name, slash, version = model.partition("/")
-    if slash and version.isdigit() and "@" not in name:
-        return name, int(version), False
-    uri = model if model.startswith("models:/") else f"models:/{model}"
-    if "@" not in uri and "/" not in uri.removeprefix("models:/"):
-        bare = uri.removeprefix("models:/") or "digits"
-        raise NotFoundError(
-            f'"{model}" names no version; expected NAME@ALIAS or NAME/VERSION, such as '
-            f"{bare}@candidate or {bare}/3"
-        )
-    from thresher.registry import resolve
-
-    show(f"Asking MLflow which version {model} is")
-    try:
-        with _short_patience():
-            found = resolve(uri)
-    except ModuleNotFoundError as error:
-        raise NotFoundError(
-            f'"{model}" needs MLflow, which is not installed here ({error}). Name the version '
-            f"instead: thresher rollout {model.removeprefix('models:/').partition('@')[0]}/VERSION"
-        ) from None
-    return found.name, found.version, True
-
-
-@contextlib.contextmanager
-def _short_patience() -> Iterator[None]:
-    """Have MLflow's client give a server that is down up in seconds; by itself it tries minutes."""
-    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    added = {name: value for name, value in short.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:  # an export that follows may take its time
-            del os.environ[name]
-
-
-def _publish(
-    repository: ModelRepository, name: str, version: int, show: Callable[[str], None]
-) -> None:
-    """Export a version that is not published, where that can be done here."""
-    try:
-        if version in repository.versions(name):
-            return
-    except NotFoundError:
-        pass
-    folder = repository.model_file(name, version).parent
-    if folder.is_dir() and folder.parent.joinpath("config.pbtxt").is_file():
-        raise NotFoundError(
-            f"{folder}: {name}'s config.pbtxt tells no decision of version {version}, so Thresher "
-            "did not publish it, or not to the end. Run: thresher export "
-            f"models:/{name}/{version}; another tool's model is loaded by Triton's own model "
-            "control"
-        )
-    try:
-        from thresher_export import ExportOptions, export_version
-    except ModuleNotFoundError as error:
-        raise NotFoundError(
-            f"{repository.root}: {name}/{version} is not published, and this machine cannot "
-            f"export it ({error}). On one that can: thresher export models:/{name}/{version}"
-        ) from None
-    export_version(
-        f"models:/{name}/{version}",
-        repository=repository,
-        options=ExportOptions(serve=False),
-        progress=show,
-    )
+        tell_rollout(done, as_json=as_json)
 
 
 def _alias(
@@ -397,76 +321,3 @@ def _alias(
         show(f"No alias is moved: {error}")
         return None
     return moves
-
-
-@contextlib.contextmanager
-def _shown_steps() -> Iterator[Callable[[str], None]]:
-    """Yield a function that begins a step: each stays on the screen, with how long it took."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    current: list[tuple[str, float]] = []
-    status = console.status("") if console.is_terminal else None
-
-    def finish(mark: str) -> None:
-        for text, begin in current:
-            seconds = f"{time.monotonic() - begin:6.2f} s"
-            console.print(
-                f"{mark} {seconds}  {text}", markup=False, highlight=False, soft_wrap=True
-            )
-        current.clear()
-
-    def show(text: str) -> None:
-        finish("done  ")
-        if text.startswith(("WARNING", "No alias")):
-            console.print(text, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
-            return
-        current.append((text, time.monotonic()))
-        if status:
-            status.update(text.replace("[", r"\["))
-
-    with status or contextlib.nullcontext():
-        try:
-            yield show
-        except (ThresherError, KeyboardInterrupt):
-            finish("failed")
-            raise
-        finish("done  ")
-
-
-def _tell(done: Rollout, *, as_json: bool) -> None:
-    if as_json:
-        print_json(done.to_dict())
-        return
-    what, rows = f"{done.name} version {done.version}", _compared(done)
-    if not done.is_new:
-        click.echo(f"{what} serves already on {done.server} ({rows})")
-        return
-    after = "" if done.live_after_s is None else f" after {done.live_after_s:.1f} s"
-    before = "" if done.previous is None else f" in place of version {done.previous}"
-    click.echo(f"{what} serves on {done.server}{before}{after} ({rows})")
-
-
-def _tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
-    from thresher_serving.rollout import CanaryEnd, percent
-
-    if as_json:
-        print_json(done.to_dict())
-        return
-    what = f"{done.name} version {done.version}"
-    if isinstance(done, CanaryEnd):
-        now = "no version serves" if done.serving is None else f"version {done.serving} serves"
-        click.echo(f"{what} is a canary no more; {now} every call on {done.server}, as before")
-        return
-    before = "" if done.replaced in {None, done.version} else f", in place of {done.replaced}"
-    click.echo(
-        f"{what} is a canary on {done.server}{before}: {percent(done.share)} of the calls of "
-        f"Thresher's clients get it within 5 s, all others version {done.serving} "
-        f"({_compared(done)})"
-    )
-
-
-def _compared(done: Rollout | CanaryStart) -> str:
-    if done.num_rows is None:
-        return "answers were not compared"
-    return f"{done.num_rows} golden rows, {done.num_decisions:,} decisions, {done.num_flips} flips"

@@ -13,16 +13,15 @@ from thresher.cli.options import json_option
 from thresher.cli.output import print_json
 from thresher.cli.rollout import repository_option, to_option
 from thresher.cli.serve import connect
+from thresher.cli.status_table import status_table
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
-    from thresher_serving.rollout import ServerStatus, StatusReader, VersionStatus
+    from thresher_serving.rollout import ServerStatus, StatusReader
 
 __all__ = ["status"]
 
 _ALIASES_EVERY_S = 30.0
-_WIDE = 100
-"""Columns from which all figures are shown."""
 
 
 @click.command()
@@ -68,7 +67,7 @@ def status(
         console.width = max(console.width, 120)
     if not watch:
         found = reader.read(_aliases())
-        console.print(_picture(found, width=console.width, every_label=every_label))
+        console.print(status_table(found, width=console.width, every_label=every_label))
         return
     _watch(console, reader, every_s, every_label=every_label)
 
@@ -86,7 +85,7 @@ def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: b
                     aliases, asked = _aliases(), begin
                 try:
                     now = reader.read(aliases)
-                    picture = _picture(
+                    picture = status_table(
                         now,
                         width=console.width,
                         every_label=every_label,
@@ -136,194 +135,3 @@ def _aliases() -> dict[str, dict[str, int]]:
     except mlflow.MlflowException:
         return {}
     return {model.name: {a: int(v) for a, v in model.aliases.items()} for model in models}
-
-
-def _picture(
-    found: ServerStatus,
-    *,
-    width: int,
-    every_label: bool = False,
-    before: ServerStatus | None = None,
-    every_s: float = 0,
-) -> Any:
-    """Return the status as something that Rich prints.
-
-    Args:
-        found: What was read.
-        width: Columns of the terminal; a narrow one shows less.
-        every_label: Whether to show all labels' rates, not the most telling ones alone.
-        before: What was read `every_s` seconds earlier, for rates.
-        every_s: 0 for one look only.
-    """
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    has_percentiles = any(each.percentiles_ms for each in found.versions)
-    earlier = {_key(each): each for each in before.versions} if before else {}
-    rows = []
-    for each in found.versions:
-        rate = _rate(each, earlier.get(_key(each)), every_s)
-        cells = _cells(each, rate, is_wide=width >= _WIDE, has_percentiles=has_percentiles)
-        rows.append({column: cell for column, cell in cells.items() if every_s or column != "/s"})
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for column in dict.fromkeys(name for row in rows for name in row):
-        if column in {"model", "alias"}:
-            table.add_column(column, overflow="fold", min_width=10)
-        else:
-            justify: Any = "left" if column in {"state", "proof"} else "right"
-            table.add_column(column, justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    head = Text(f"{found.server} at {found.url}", style="bold")
-    if every_s:
-        head.append(time.strftime("   %H:%M:%S"), style="dim")
-    what: list[Any] = [table if rows else Text("No model is loaded")]
-    if every_label:
-        what += _label_tables(found)
-    else:
-        what += [Text(line) for line in _label_lines(found, most=5 if width >= _WIDE else 3)]
-    return Group(head, *what, *(Text(line, style="dim") for line in _footer(found)))
-
-
-def _key(each: VersionStatus) -> tuple[str, int | None, bool]:
-    return each.model, each.version, each.canary_share is not None
-
-
-def _label_lines(found: ServerStatus, *, most: int) -> list[str]:
-    """Return a line for each version that counts labels: the most frequent ones.
-
-    Of a canary, the labels whose rates differ most from those of what serves.
-    """
-    serving = {each.model: each.positive_rates for each in found.versions if each.serves}
-    lines = []
-    for each in found.versions:
-        rates = each.positive_rates
-        if rates is None:
-            continue
-        usual = serving.get(each.model) if each.canary_share is not None else None
-        ranked = sorted(rates, key=lambda k: (-abs(rates[k] - (usual or {}).get(k, 0.0)), k))
-        shown = [
-            f"{label} {rates[label]:.1%}"
-            + (f" ({usual[label]:.1%})" if usual and label in usual else "")
-            for label in ranked[:most]
-        ]
-        more = f", {len(rates) - most} more (--labels)" if len(rates) > most else ""
-        canary = " canary" if each.canary_share is not None else ""
-        rows = f"{each.rows:,} row" + ("s" if each.rows != 1 else "")
-        beside = " (what serves, in brackets)" if usual else ""
-        head = f"{each.model}/{each.version}{canary}, yes in {rows}{beside}"
-        lines.append(f"{head}: {', '.join(shown)}{more}")
-    return lines
-
-
-def _label_tables(found: ServerStatus) -> list[Any]:
-    """Return a table for each model whose labels are counted, with a line for each label."""
-    from rich import box
-    from rich.table import Table
-
-    tables = []
-    for model in dict.fromkeys(each.model for each in found.versions if each.positive_rates):
-        versions = [e for e in found.versions if e.model == model and e.positive_rates]
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        table.add_column(f"{model}: yes", overflow="fold")
-        for each in versions:
-            canary = " canary" if each.canary_share is not None else ""
-            table.add_column(f"{each.version}{canary}, {each.rows:,} rows", justify="right")
-        every = [each.positive_rates or {} for each in versions]
-        labels = dict.fromkeys(label for told in every for label in told)
-        for label in sorted(labels, key=lambda k: (-every[0].get(k, 0.0), k)):
-            rates = [told.get(label) for told in every]
-            table.add_row(label, *("-" if rate is None else f"{rate:.1%}" for rate in rates))
-        tables.append(table)
-    return tables
-
-
-def _rate(each: VersionStatus, before: VersionStatus | None, every_s: float) -> str:
-    if not every_s or before is None or each.requests is None or before.requests is None:
-        return "-"
-    return f"{max(0, each.requests - before.requests) / every_s:,.0f}"
-
-
-def _cells(
-    each: VersionStatus, rate: str, *, is_wide: bool, has_percentiles: bool
-) -> dict[str, Any]:
-    """Return a version's cells by column."""
-    from rich.text import Text
-
-    state = Text(each.state.lower(), style="yellow")
-    if each.canary_share is not None:
-        state = Text(f"canary {each.canary_share * 100:.3g}%", style="bold cyan")
-    elif each.serves:
-        state = Text("serves", style="bold green")
-    elif each.state == "READY":
-        state = Text("loaded", style="cyan")
-    elif each.state == "UNAVAILABLE":
-        state = Text("failed", style="bold red")
-    elif each.state == "UNKNOWN":
-        state = Text("not loaded", style="dim")
-    proof = Text(each.proof or "-", style={"ok": "green", "WRONG": "bold red"}.get(each.proof, ""))
-    failed = "-" if each.failures is None else f"{each.failures:,}"
-    percentiles = each.percentiles_ms or {}
-    cells: dict[str, Any] = {
-        "model": each.model,
-        "version" if is_wide else "ver": "-" if each.version is None else str(each.version),
-        "state": state,
-        "alias": ", ".join(each.aliases) or "-",
-        "proof": proof,
-        "requests": _count(each.requests, is_wide=is_wide),
-        "/s": rate,
-        "failed": Text(failed, style="red" if each.failures else ""),
-    }
-    if is_wide or not has_percentiles:
-        cells["mean ms"] = _number(each.mean_ms)
-    if has_percentiles:
-        for quantile in (0.5, 0.95, 0.99) if is_wide else (0.99,):
-            cells[f"p{quantile * 100:.0f} ms"] = _number(percentiles.get(quantile))
-    cells["queue ms" if is_wide else "queue"] = _number(each.queue_ms)
-    if is_wide:
-        cells["batch"] = _number(each.batch_size)
-    return cells
-
-
-def _count(value: int | None, *, is_wide: bool) -> str:
-    if value is None:
-        return "-"
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if not is_wide and value >= 10 * scale:
-            return f"{value / scale:,.0f} {unit}"
-    return f"{value:,}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
-
-
-def _footer(found: ServerStatus) -> list[str]:
-    lines = []
-    serving = {each.model: each.version for each in found.versions if each.serves}
-    canaries = {
-        each.model: each.version for each in found.versions if each.canary_share is not None
-    }
-    lines += [
-        f"{name}: thresher rollout {name}/{version} lets the canary serve every call, "
-        f"thresher rollback {name} ends it"
-        for name, version in canaries.items()
-    ]
-    for name, versions in found.published.items():
-        loaded = {serving.get(name), canaries.get(name)}
-        others = [str(version) for version in versions if version not in loaded]
-        if others:
-            shown = ", ".join(others[-8:])
-            back = None if name in canaries else found.previous.get(name)
-            rollback = f"; thresher rollback {name} brings version {back} back" if back else ""
-            lines.append(f"{name}: published besides: {shown}{rollback}")
-    lines += [f"{what} is being checked beside what serves" for what in found.rolling_out]
-    for each in found.versions:
-        if each.reason:
-            version = "" if each.version is None else f" version {each.version}"
-            lines.append(f"{each.model}{version}: {each.reason}")
-    return lines + list(found.notes)

@@ -1,22 +1,23 @@
-"""What a client does, written once for `Client` and `AsyncClient`: ask, try again, put together."""
+"""What a client does, written once for `Client` and `AsyncClient`: check, ask, put together."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from thresher.errors import DataError, NotFoundError, ServerError, ThresherError
+from thresher.errors import DataError, NotFoundError, ThresherError
 from thresher_serving.client import batching
-from thresher_serving.client.canary import Canaries, canary_of, is_canary, share_of
-from thresher_serving.client.failures import CallFailure, GoneError, RefusedError, explained
+from thresher_serving.client.asking import Asking
+from thresher_serving.client.canary import Canaries, canary_of, share_of
+from thresher_serving.client.failures import CallFailure, GoneError, RefusedError
 from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
 from thresher_serving.client.pace import Pace
 from thresher_serving.client.prediction import Prediction, prediction_of
-from thresher_serving.client.retries import Deadline, Endpoints, Retries
+from thresher_serving.client.retries import Deadline, Retries
 from thresher_serving.client.texts import TextTokenizer
 from thresher_serving.client.transport import Answer, Request, Transport
 
@@ -25,12 +26,9 @@ __all__ = ["Inputs", "Session"]
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Array | Sequence[str]
 Choice = Callable[[ModelMetadata], list[str]]
-T = TypeVar("T")
 
 _TURNS = 5
 """How often everything is asked anew because the version that had begun to answer went away."""
-
-_POLL_S = 0.05
 
 _LOOK_S = 1.0
 """How long a look for a canary may keep a call waiting."""
@@ -43,7 +41,7 @@ class Session:
         servers: Where to ask; at least one.
         pace: How to wait.
         retries: When to ask again.
-        tokenizer: Turns texts into a model's inputs; None where the client takes no texts.
+        tokenizer: Turns texts into a model's inputs.
     """
 
     def __init__(
@@ -52,11 +50,11 @@ class Session:
         *,
         pace: Pace,
         retries: Retries,
-        tokenizer: TextTokenizer | None,
+        tokenizer: TextTokenizer,
     ) -> None:
-        self.servers = Endpoints(servers)
+        self._asking = Asking(servers, pace=pace, retries=retries)
+        self.servers = self._asking.servers
         self._pace = pace
-        self._retries = retries
         self._tokenizer = tokenizer
         self._known: dict[tuple[str, int | None], ModelMetadata] = {}
         self._canaries = Canaries()
@@ -67,10 +65,14 @@ class Session:
         for server in self.servers:
             await server.close()
 
+    async def wait_ready(self, model: str, version: int | None, timeout_s: float) -> None:
+        """Return once the server, or a model on it, is ready."""
+        await self._asking.wait_ready(model, version, timeout_s)
+
     async def metadata(self, model: str, version: int | None, deadline: Deadline) -> ModelMetadata:
         """Return what a model takes and gives, asked for now."""
         number = "" if version is None else str(version)
-        metadata, config, chosen = await self._ask(
+        metadata, config, chosen = await self._asking.ask(
             lambda server, left_s: server.describe(model, number, left_s), deadline, model, number
         )
         found = metadata_of(metadata, config, chosen)
@@ -125,34 +127,6 @@ class Session:
 
         _, arrays = await self._infer(model, inputs, version, choice, deadline, allow_nonfinite)
         return arrays
-
-    async def wait_ready(self, model: str, version: int | None, timeout_s: float) -> None:
-        """Return once the server, or a model on it, is ready."""
-        deadline = Deadline(timeout_s)
-        number = "" if version is None else str(version)
-        server = self.servers.current
-        while True:
-            try:
-                if await server.is_ready(model, number, 2):
-                    return
-            except CallFailure as failure:
-                if failure.is_restricted:
-                    raise explained(failure, server.url) from None
-                self.servers.failed(server)
-            if deadline.left_s < 0:
-                break
-            await self._pace.sleep(_POLL_S)
-            server = self.servers.current
-        what = "the server"
-        if model:
-            what = f"model {model}" + (f" version {number}" if number else "")
-        try:
-            states = [str(one) for one in await server.states(2) if one.name == model]
-        except CallFailure as failure:
-            raise explained(failure, server.url) from None
-        raise ServerError(
-            f"{server.url}: {what} is not ready after {timeout_s:g} s. {'; '.join(states)}".rstrip()
-        )
 
     async def _canary(self, model: str, deadline: Deadline) -> ModelMetadata | None:
         """Return the model's canary if there is one and this call is of its share."""
@@ -232,11 +206,6 @@ class Session:
         self, described: ModelMetadata, inputs: Inputs, allow_nonfinite: bool
     ) -> dict[str, Array]:
         if not isinstance(inputs, Mapping | np.ndarray):
-            if self._tokenizer is None:
-                raise DataError(
-                    f"model {described.name}: got a {type(inputs).__name__}, expected a NumPy "
-                    "array; texts need the model's tokenizer: Client(..., tokenizer=PATH)"
-                )
             inputs = self._tokenizer.inputs(described, inputs)
         return checked_inputs(described, inputs, allow_nonfinite=allow_nonfinite)
 
@@ -276,55 +245,6 @@ class Session:
             datatypes={name: described.inputs[name].datatype for name in part},
             outputs=tuple(outputs),
         )
-        return await self._ask(
+        return await self._asking.ask(
             lambda server, left_s: server.infer(request, left_s), deadline, request.model, version
         )
-
-    async def _ask(
-        self,
-        call: Callable[[Transport, float], Awaitable[T]],
-        deadline: Deadline,
-        model: str,
-        version: str,
-    ) -> T:
-        """Return a call's result, made again and at another server where that may help.
-
-        Where another server is at hand, one attempt may take no more than its share of the time
-        that is left: a server that hangs must not use it up.
-        """
-        failures = 0
-        while True:
-            server = self.servers.current
-            left_s = deadline.left_s
-            if left_s <= 0:
-                late = CallFailure("DEADLINE_EXCEEDED", "the time was over before it was sent")
-                raise explained(late, server.url)
-            try:
-                return await call(server, left_s / (1 + self.servers.others))
-            except CallFailure as failure:
-                if is_canary(model):  # what serves is asked next, so once is enough
-                    raise explained(failure, server.url, model=model, version=version) from None
-                failures += 1
-                moves_on = failure.is_transient or failure.is_late or failure.is_broken_model
-                has_other = moves_on and self.servers.failed(server)
-                pause_s = 0.0 if has_other else self._retries.pause_s(failures)
-                goes_on = has_other or (
-                    failure.is_transient and failures < self._retries.attempts * len(self.servers)
-                )
-                if not goes_on or pause_s >= deadline.left_s:
-                    ready = await self._ready(server, deadline) if failure.is_unknown else None
-                    raise explained(
-                        failure, server.url, model=model, version=version, ready=ready
-                    ) from None
-            await self._pace.sleep(pause_s)
-
-    async def _ready(self, server: Transport, deadline: Deadline) -> dict[str, list[int]] | None:
-        """Return the versions that are ready, by model; None where the server does not tell."""
-        ready: dict[str, list[int]] = {}
-        try:
-            for state in await server.states(max(deadline.left_s, 0.1)):
-                if state.is_ready and state.version is not None:
-                    ready.setdefault(state.name, []).append(state.version)
-        except CallFailure:
-            return None
-        return ready

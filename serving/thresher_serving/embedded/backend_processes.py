@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,9 +12,38 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["BackendProcesses"]
+__all__ = ["BackendProcesses", "Children"]
 
 _STUB = "triton_python_backend_stub"
+
+_LISTED_S = 0.2
+"""How old a list of children may be: to make one, every process of the machine is looked at."""
+
+
+class Children:
+    """The processes that a server has started; threads share what one of them has listed.
+
+    Args:
+        server: The server's process id.
+    """
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._listed = float("-inf")
+        self._found: list[psutil.Process] = []
+
+    def found(self, *, is_new: bool) -> list[psutil.Process]:
+        """Return them, as of now or, unless `is_new`, of a moment ago; some may be gone."""
+        with self._lock:
+            now = time.monotonic()
+            if is_new or now - self._listed > _LISTED_S:
+                self._listed = now
+                try:
+                    self._found = psutil.Process(self._server).children()
+                except psutil.Error:
+                    self._found = []
+            return self._found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,40 +59,45 @@ class BackendProcesses:
     """Which of a server's backend processes have died, do not run, or do nothing.
 
     Triton waits for each process that it ends itself, and for none that died: such a one stays in
-    the list of processes as a zombie, without its command line. So a version has lost a process
-    where fewer live than when it last answered, and a zombie is there that was not before.
+    the list of processes as a zombie, without its command line, which goes a little earlier. So a
+    version has lost a process where fewer live than when it last answered, and one is dead that
+    was not before.
 
     Args:
-        server: The server's process id.
+        children: The server's processes.
         repository: Its model repository; a process's second argument is a file in there.
     """
 
-    def __init__(self, server: int, repository: Path) -> None:
-        self._server = server
+    def __init__(self, children: Children, repository: Path) -> None:
+        self._children = children
         self._repository = repository.resolve()
         self._known: dict[tuple[str, int], int] = {}
         self._beats: dict[int, tuple[int, float]] = {}
         self._judged = time.monotonic()
-        self.look()
+        self.look(is_new=True)
         self._buried = set(self._dead)
+        for one in self._living:  # so that one is missed which dies before its version is asked
+            self.remember(one.name, one.version)
 
-    def look(self) -> None:
-        """Look at them now; what the other methods tell is as of then."""
+    def look(self, *, is_new: bool = False) -> None:
+        """Look at them now; what the other methods tell is as of then.
+
+        Args:
+            is_new: Whether a process that was started in this moment must be seen too.
+        """
         self._living: list[_Backend] = []
         self._dead: set[int] = set()
-        try:
-            children = psutil.Process(self._server).children()
-        except psutil.Error:
-            return
-        for child in children:
+        for child in self._children.found(is_new=is_new):
             with contextlib.suppress(psutil.Error):
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    self._living += self._backend(child)
+                is_zombie = child.status() == psutil.STATUS_ZOMBIE
+                command = [] if is_zombie else child.cmdline()
+                if command:
+                    self._living += self._backend(child, command)
                 elif _STUB.startswith(child.name()):
                     self._dead.add(child.pid)
 
-    def _backend(self, process: psutil.Process) -> list[_Backend]:
-        program, *arguments = process.cmdline() or [""]
+    def _backend(self, process: psutil.Process, command: list[str]) -> list[_Backend]:
+        program, *arguments = command
         if Path(program).name != _STUB or not arguments:
             return []
         path = Path(arguments[0])
@@ -80,7 +115,7 @@ class BackendProcesses:
 
     def remember(self, name: str, version: int) -> None:
         """Take the processes that a version has for those that it needs; it answers."""
-        if pids := self.pids(name, version):  # one that is about to be dead is in neither list
+        if pids := self.pids(name, version):
             self._known[name, version] = len(pids)
 
     def has_dead(self) -> bool:
@@ -94,7 +129,7 @@ class BackendProcesses:
 
     def bury(self) -> None:
         """Take those that are dead now for known."""
-        self.look()
+        self.look(is_new=True)
         self._buried |= self._dead
 
     def kill_stalled(self, *, after_s: float) -> dict[tuple[str, int], list[int]]:

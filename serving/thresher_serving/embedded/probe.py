@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from thresher.published_models import COMPANION_KEY
+
 __all__ = ["Health", "Row", "zero_row"]
 
 _TIMEOUT_S = 1.5
@@ -34,6 +36,9 @@ class Row:
     name: str
     version: int
     inputs: list[Any]
+
+    asks: str = ""
+    """The model that this one asks, and may wait for; empty for one that answers by itself."""
 
     counted: int = 0
     """How many of the last request's successes are in Triton's statistics."""
@@ -87,7 +92,10 @@ def zero_row(client: Any, name: str, version: int, *, timeout_s: float) -> Row |
         shape = [1] * (config.max_batch_size > 0) + [max(1, size) for size in tensor.dims]
         array = np.zeros(shape, dtype) if dtype is not np.object_ else np.full(shape, b"", dtype)
         inputs.append(InferInput(tensor.name, shape, datatype).set_data_from_numpy(array))
-    return Row(name=name, version=version, inputs=inputs)
+    asks = (
+        config.parameters[COMPANION_KEY].string_value if COMPANION_KEY in config.parameters else ""
+    )
+    return Row(name=name, version=version, inputs=inputs, asks=asks)
 
 
 def _datatype(number: int) -> str:

@@ -46,6 +46,9 @@ class VersionHealth:
     well: float | None = None
     """When it was last seen to answer."""
 
+    asks: str = ""
+    """The model that it asks, and may wait for; empty for one that answers by itself."""
+
     silent: Silence | None = None
     """None while it answers."""
 

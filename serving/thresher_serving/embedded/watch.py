@@ -24,7 +24,8 @@ from typing import Any
 from thresher.errors import ServerError
 from thresher_serving.connection import as_connection
 from thresher_serving.embedded import process
-from thresher_serving.embedded.backend_processes import BackendProcesses
+from thresher_serving.embedded.backend_processes import BackendProcesses, Children
+from thresher_serving.embedded.mending import Mending
 from thresher_serving.embedded.probe import Health, zero_row
 from thresher_serving.embedded.state import RunningServer, from_json, to_json
 from thresher_serving.embedded.version_health import Silence, VersionHealth
@@ -36,15 +37,11 @@ _PROBE_EVERY_S = 1.0
 """How often a version without traffic is asked for a prediction."""
 
 _CALL_S = 5.0
-_LOAD_S = 120.0
 _SILENT_S = 10.0
 """How long no answer at all is taken for being busy."""
 
 _STALLED_S = 1.0
 """How long a process may not run; Triton gives up one that has a request after that time."""
-
-_RETRY_S = 3.0
-"""How often a model that was unloaded here, and could not be loaded again, is tried."""
 
 _OFTEN = (3, 60.0, 10.0)
 """After so many deaths within so many seconds, a version is mended no sooner than after the last:
@@ -63,9 +60,10 @@ class Watch:
         self._server = server
         self._say = say or _log_of(server)
         self._client = as_connection(server.where).open()
-        self._processes = BackendProcesses(server.pid, Path(server.repository))
+        self._children = Children(server.pid)
+        self._processes = BackendProcesses(self._children, Path(server.repository))
         self._versions: dict[tuple[str, int], VersionHealth] = {}
-        self._owed: dict[str, float] = {}
+        self._mending = Mending(self._client, Path(server.repository), self._say)
         self._ended: set[tuple[str, int]] = set()
         self._unreachable_since: float | None = None
 
@@ -84,7 +82,7 @@ class Watch:
 
     def _guard(self, stop: threading.Event) -> None:
         """End what does not run, whatever `look` waits for meanwhile."""
-        processes = BackendProcesses(self._server.pid, Path(self._server.repository))
+        processes = BackendProcesses(self._children, Path(self._server.repository))
         while not stop.wait(_PERIOD_S) and self._server.is_alive():
             processes.look()
             for (name, version), pids in processes.kill_stalled(after_s=_STALLED_S).items():
@@ -102,7 +100,7 @@ class Watch:
             told = self._client.get_inference_statistics(client_timeout=_CALL_S).model_stats
         except InferenceServerException as error:
             self._not_reached(error)
-            self._pay()
+            self._mending.pay()
             return
         self._unreachable_since = None
         # a rollout watches what it loads beside a model, under a name with a dot
@@ -110,10 +108,11 @@ class Watch:
         ready = {(m.name, int(m.version)): m.inference_stats for m in own}
         for key in self._versions.keys() - ready.keys():
             del self._versions[key]  # unloaded by somebody; what it was is of no use
+        self._ended &= ready.keys()  # what is loaded from now on has another process
         self._processes.look()
         for (name, version), stats in sorted(ready.items(), key=lambda item: item[0]):
             self._look_at(name, version, stats.success.count, stats.fail.count)
-        self._pay()
+        self._mending.pay()
 
     def _not_reached(self, error: Any) -> None:
         now = time.monotonic()
@@ -152,7 +151,7 @@ class Watch:
         """Kill what has done nothing for long, though asked; return what to say of it."""
         now, cpu_s = time.monotonic(), self._processes.cpu_s(name, version)
         silent = seen.silent = seen.silent or Silence(now, now, cpu_s, now)
-        is_idle = silent.is_idle(now, cpu_s)
+        is_idle = silent.is_idle(now, cpu_s) and not seen.asks
         pids = self._processes.pids(name, version)
         limit_s = self._server.hung_s
         if is_idle and pids and now - silent.idle_since > limit_s:
@@ -163,6 +162,8 @@ class Watch:
             text = f"{name} version {version} has not answered for {_SILENT_S:g} s"
             if is_idle and pids:
                 text += f". Its process {_and(pids)} does nothing, and is ended after {limit_s:g} s"
+            elif seen.asks:
+                text += f". It asks {seen.asks}, and is left alone, as it may wait for that"
             elif pids:
                 text += (
                     f". Its process {_and(pids)} computes, and is left alone. "
@@ -177,6 +178,7 @@ class Watch:
         row = zero_row(self._client, name, version, timeout_s=_CALL_S)
         if row is None:
             return Health.ALIVE
+        seen.asks = row.asks
         for _ in range(2 * max(1, len(self._processes.pids(name, version))) if several else 1):
             if (health := row.send(self._client)) is not Health.ALIVE:
                 return health
@@ -199,59 +201,16 @@ class Watch:
         seen.deaths.append(now)
         seen.has_complained = False
         self._say(f"{who}: {why}{often}; loading it anew")
-        if self._mended(name, version):
+        if self._mending.load_anew(name, version, answers=lambda: self._answers(name, version)):
             seen.probed = time.monotonic()
             away_s = seen.probed - (now if seen.well is None else seen.well)
             self._say(f"{who} answers again, after {away_s:.1f} s")
             seen.is_well()
 
-    def _mended(self, name: str, version: int) -> bool:
-        """Load a version anew; return whether it answers."""
-        from tritonclient.utils import InferenceServerException
-
-        try:
-            if self._touch(name, version):  # the other versions and instances go on meanwhile
-                self._client.load_model(name, client_timeout=_LOAD_S)
-                if self._answers(name, version):
-                    return True
-            self._say(f"{name}: taking it out of service for a moment, to load it from scratch")
-            self._client.unload_model(name, client_timeout=_CALL_S)
-            self._owed[name] = 0.0
-            self._client.load_model(name, client_timeout=_LOAD_S)
-            del self._owed[name]
-        except InferenceServerException as error:
-            if name in self._owed:
-                self._owed[name] = time.monotonic() + _RETRY_S
-            self._say(f"{name} cannot be loaded: {error.message()}. It is tried again")
-            return False
-        return self._answers(name, version)
-
     def _answers(self, name: str, version: int) -> bool:
         self._processes.bury()
         seen = self._versions.setdefault((name, version), VersionHealth())
         return self._probe(seen, name, version, several=True) is Health.ALIVE
-
-    def _touch(self, name: str, version: int) -> bool:
-        """Give a version's files a new time, by which Triton knows that there is work to do."""
-        folder = Path(self._server.repository) / name / str(version)
-        try:
-            next(path for path in sorted(folder.rglob("*")) if path.is_file()).touch()
-        except (OSError, StopIteration):
-            return False  # a repository that cannot be written, or is not a folder here
-        return True
-
-    def _pay(self) -> None:
-        """Load what was unloaded here and could not be loaded again."""
-        from tritonclient.utils import InferenceServerException
-
-        for name in [name for name, at in self._owed.items() if time.monotonic() >= at]:
-            try:
-                if not self._client.is_model_ready(name, client_timeout=_CALL_S):
-                    self._client.load_model(name, client_timeout=_LOAD_S)
-                    self._say(f"{name} is loaded again")
-                del self._owed[name]
-            except InferenceServerException:
-                self._owed[name] = time.monotonic() + _RETRY_S
 
 
 def _and(pids: Iterable[int]) -> str:

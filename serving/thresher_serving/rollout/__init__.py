@@ -11,6 +11,7 @@ from thresher_serving.rollout.canary import (
     percent,
     start_canary,
 )
+from thresher_serving.rollout.companions import check_is_no_companion
 from thresher_serving.rollout.history import History, Served
 from thresher_serving.rollout.plan import Alias, Rollout, RolloutOptions, label_change
 from thresher_serving.rollout.rollout import roll_back, roll_out
@@ -28,6 +29,7 @@ __all__ = [
     "ServerStatus",
     "StatusReader",
     "VersionStatus",
+    "check_is_no_companion",
     "end_canary",
     "find_canary",
     "label_change",

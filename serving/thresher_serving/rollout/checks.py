@@ -21,6 +21,7 @@ from thresher.errors import (
 from thresher.repository import ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection, as_connection
+from thresher_serving.rollout.companions import check_is_no_companion, companions
 from thresher_serving.rollout.configuration import serving_config
 from thresher_serving.rollout.golden_rows import GoldenRows
 from thresher_serving.rollout.plan import Progress, RolloutOptions, label_change
@@ -41,9 +42,9 @@ def alone_on(
 
     Raises:
         NotFoundError: If there is no such model.
-        ServerError: If another rollout of it is under way.
+        ServerError: If another rollout of it is under way, or it follows another model.
     """
-    repository.read_config(name)  # a model that is not there gets no lock
+    check_is_no_companion(repository, name)  # a model that is not there gets no lock either
     connection = as_connection(where)
     lock = filelock.FileLock(repository.root / f".{name}.rollout.lock")
     try:
@@ -94,12 +95,7 @@ class Checks:
         """
         self.progress(f"Checking the certificate of {self.name}/{version}")
         decision = self.repository.decision(self.name, version)
-        try:
-            self.repository.check_proven(self.name, version)
-        except ParityError as error:
-            if not self.options.unproven:
-                raise
-            self.warn(f"NOT PROVEN, and put into service all the same, as asked: {error}")
+        self._check_proven(self.name, version)
         if serving not in {None, version}:
             self._check_labels(version, decision, serving or 0)
         config = serving_config(self.repository, self.name, version)
@@ -113,6 +109,24 @@ class Checks:
                 "any), so its answers are not compared"
             )
         return golden
+
+    def companions_on_disk(self, version: int) -> None:
+        """Check what is to ask a version of the model, such as `NAME.text`.
+
+        Raises:
+            ParityError: If it is not what was proven.
+        """
+        for companion in companions(self.repository, self.name, version):
+            if companion.has_version:
+                self._check_proven(companion.name, version)
+
+    def _check_proven(self, name: str, version: int) -> None:
+        try:
+            self.repository.check_proven(name, version)
+        except ParityError as error:
+            if not self.options.unproven:
+                raise
+            self.warn(f"NOT PROVEN, and put into service all the same, as asked: {error}")
 
     def _check_labels(self, version: int, decision: Decision, serving: int) -> None:
         try:

@@ -11,12 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from thresher.errors import ServerError
+from thresher.published_models import COMPANION_KEY
 from thresher.repository import ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection
 from thresher_serving.rollout.configuration import as_json, serving_config
 
-__all__ = ["Companion", "companions", "serve_companions"]
+__all__ = [
+    "Companion",
+    "check_is_no_companion",
+    "companions",
+    "leave_companions",
+    "serve_companions",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +34,21 @@ class Companion:
     name: str
     has_version: bool
     """Whether it was published with the version that is to serve."""
+
+
+def check_is_no_companion(repository: ModelRepository, name: str) -> None:
+    """Raise ServerError where a model follows another one, so that it is not rolled out itself.
+
+    Raises:
+        NotFoundError: If there is no such model.
+    """
+    parameters = repository.read_config(name).parameters
+    if COMPANION_KEY in parameters:
+        model = parameters[COMPANION_KEY].string_value
+        raise ServerError(
+            f"{name} serves what {model} serves, and moves with it. "
+            f"Run: thresher rollout {model}/VERSION, or thresher rollback {model}"
+        )
 
 
 def companions(repository: ModelRepository, name: str, version: int) -> list[Companion]:
@@ -80,6 +103,19 @@ def serve_companions(
             f"Run: thresher export models:/{name}/{version} --text"
         )
     return warnings
+
+
+def leave_companions(
+    repository: ModelRepository, name: str, version: int, where: str | Connection
+) -> None:
+    """Take the companions that ask a version out of service; it goes too, and no other one serves.
+
+    Raises:
+        ServerError: If one is still served after a minute, or no server answers.
+    """
+    for companion in repository.companions(name):
+        if version in _ready(where, companion):
+            control.unload_model(where, companion)
 
 
 def _ready(where: str | Connection, name: str) -> Sequence[int]:

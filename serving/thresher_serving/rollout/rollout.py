@@ -35,6 +35,8 @@ def roll_out(
     the model's name, and compared again; then the alias is moved, and the old version drained and
     unloaded. Where anything is wrong, the server goes back to the old version.
 
+    Companions, such as `NAME.text`, are checked too, and move while both versions are loaded.
+
     A canary is over with it: where it is of this version, once that serves; else before the load.
 
     Args:
@@ -104,6 +106,7 @@ def _put(checks: Checks, version: int, alias: Alias | None, *, going_back: bool)
     ready = checks.ready()
     serving = max(ready) if ready else None
     golden = checks.on_disk(version, serving)
+    checks.companions_on_disk(version)
     is_new = ready != [version] or checks.repository.served_versions(checks.name) != [version]
     is_tried = _canary_is_of(checks, version, golden)
     if version not in ready and not is_tried:

@@ -3,6 +3,10 @@
 Until the last step config.pbtxt names the version that served before: a server that is killed in
 the middle serves that one again when it is started. What the server is to do meanwhile goes with
 the load call.
+
+A model's companions, such as `NAME.text`, ask the version whose number they bear. So they move
+while both versions are loaded: after the new one was compared where that is the higher number, and
+before it takes the old one's place where it is the lower, since the old one goes with that.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from thresher.errors import ServerError, ThresherError
 from thresher.repository import ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection
+from thresher_serving.rollout.companions import leave_companions, serve_companions
 from thresher_serving.rollout.configuration import as_json, serving_config
 from thresher_serving.rollout.golden_rows import GoldenRows
 from thresher_serving.rollout.plan import Alias, Progress
@@ -47,6 +52,8 @@ class Switch:
     is_live: bool = field(default=False, init=False)
     is_side_by_side: bool = field(default=False, init=False)
     """Whether the old version is loaded still when this one is live."""
+    have_companions_moved: bool = field(default=False, init=False)
+    """Whether companions may ask this version already."""
     live_at: float = field(default=0.0, init=False)
     """When unversioned requests got the version, by the monotonic clock."""
 
@@ -68,6 +75,7 @@ class Switch:
             if golden is not None:
                 self.progress("Comparing the golden rows once more, as unversioned requests")
                 agreement = golden.compare(self.where, self.client, versioned=False)
+            self._move_companions()
             if alias is not None and self._move_alias(alias, must=alias_must_move):
                 undo.append(lambda: _tried(alias.move_back, "the alias could not be moved back"))
             unload = f", unloading version {listed(self.old)}" if self.old else ""
@@ -97,17 +105,19 @@ class Switch:
         agreement = None
         if golden is not None:
             agreement = golden.compare(self.where, self.client, versioned=False)
+        self._move_companions()
         if alias is not None:
             self._move_alias(alias, must=alias_must_move)
         return agreement
 
     def _make_live(self, config: Any) -> None:
         name, version, old = self.name, self.version, self.old
-        alone = as_json(config, versions=[version])
-        if old and version > max(old):
-            self.progress(f"Loading {name}/{version}; unversioned requests get it when it is ready")
+        is_higher = bool(old) and version > max(old)
+        if is_higher or (old and self.repository.companions(name)):
+            then = "; unversioned requests get it when it is ready" if is_higher else ""
+            self.progress(f"Loading {name}/{version}{then or f' beside version {listed(old)}'}")
             try:
-                self._load(as_json(config, versions=[*old, version]))
+                self._load_both()
                 self.is_side_by_side = True
             except control.LoadTimeoutError:
                 raise
@@ -117,13 +127,35 @@ class Switch:
                     f"version {listed(old)} and version {version} cannot be served side by side, "
                     f"so the new one takes the old one's place: {error}"
                 )
-                self._load(alone)
-        else:
+        if self.is_side_by_side and not is_higher:
+            self._move_companions()
+        if not (self.is_side_by_side and is_higher):
             beside = f"; version {listed(old)} answers until it is ready" if old else ""
             self.progress(f"Loading {name}/{version}{beside}")
-            self._load(alone)
+            self._load(as_json(config, versions=[version]))
+            self.is_side_by_side = False
         self.is_live, self.live_at = True, time.monotonic()
         self._check_serving()
+
+    def _load_both(self) -> None:
+        """Have both versions loaded; unversioned requests get the higher number."""
+        versions = [*self.old, self.version]
+        config = serving_config(self.repository, self.name, max(versions))
+        self._load(as_json(config, versions=versions))
+
+    def _move_companions(self) -> None:
+        companions = self.repository.companions(self.name)
+        if self.have_companions_moved or not companions:
+            return
+        self.progress(f"Letting {', '.join(companions)} ask version {self.version}")
+        self.have_companions_moved = True
+        for warning in self._serve_companions(self.version):
+            self.warn(warning)
+
+    def _serve_companions(self, version: int) -> list[str]:
+        return serve_companions(
+            self.repository, self.name, version, self.where, timeout_s=self.timeout_s
+        )
 
     def _load(self, config: str | None = None, *, timeout_s: float | None = None) -> None:
         limit = self.timeout_s if timeout_s is None else timeout_s
@@ -166,6 +198,20 @@ class Switch:
         if not self.old:
             return _tried(self._unload, what)
         self.progress(f"Going back to version {listed(self.old)}")
+        problems = self._companions_back() if self.have_companions_moved else []
+        return problems + self._serve_old_alone(config, what)
+
+    def _companions_back(self) -> list[str]:
+        """Let companions ask the old version, while both are loaded; return what went wrong."""
+
+        def go_back() -> None:
+            if not {*self.old, self.version} <= set(self._ready()):
+                self._load_both()
+            self._serve_companions(max(self.old))
+
+        return _tried(go_back, f"the companions of {self.name} could not be told to go back")
+
+    def _serve_old_alone(self, config: Any, what: str) -> list[str]:
         own = serving_config(self.repository, self.name, max(self.old))
         back = as_json(own, versions=self.old)
         if self.is_live:
@@ -190,6 +236,7 @@ class Switch:
     def _unload(self) -> None:
         if self._ready():
             self.progress(f"Taking {self.name} out of service again")
+            leave_companions(self.repository, self.name, self.version, self.where)
             control.unload_model(self.where, self.name)
 
     def _write_back(self, named: list[int]) -> list[str]:

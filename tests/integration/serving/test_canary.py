@@ -88,7 +88,7 @@ def canary(model: tuple[ModelRepository, str, str]) -> Canary | None:
         return find_canary(name, as_connection(url), client)
 
 
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.slow)])
 def test_a_share_of_calls_gets_it_and_every_answer_is_of_the_version_that_it_names(
     model: tuple[ModelRepository, str, str], server: Triton, scheme: str
 ) -> None:
@@ -223,8 +223,16 @@ def test_the_rollout_of_another_version_ends_it(model: tuple[ModelRepository, st
     [
         ({"model": b"not an ONNX model"}, ServerError, "Protobuf parsing failed"),
         ({"golden": "wrong"}, ParityError, "does not answer as its golden rows say"),
-        ({"certificate": False}, ParityError, "no certificate.json"),
-        ({"labels": ("fog", "rain", "snow")}, DecisionError, "position 0 was .rain. and is .fog."),
+        # these two are checked where a rollout's are, of which there are tests too
+        pytest.param(
+            *({"certificate": False}, ParityError, "no certificate.json"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"labels": ("fog", "rain", "snow")},
+            DecisionError,
+            "position 0 was .rain. and is .fog.",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_version_that_may_not_serve_is_no_canary_and_one_that_runs_goes_on(

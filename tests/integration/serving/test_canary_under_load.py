@@ -118,7 +118,7 @@ def share_under_load(runtime: Runtime, folder: Path, rounds: int) -> dict[str, o
                 assert isinstance(roll_back(repository, "m", url), CanaryEnd)
                 start_canary(repository, "m", trial, url, share=share)
                 time.sleep(LOOK_EVERY_S + 0.5)
-                got = window(seen, 3)
+                got = window(seen, 2)
                 for kind in PLAIN:
                     assert set(got[kind]) == {serving}, "Triton knows of no canary"
                 ours = sum((got[kind] for kind in OURS), Counter[int]())

@@ -36,6 +36,24 @@ class TritonPythonModel:
 """
 """Computes for as many seconds as it is asked, or sleeps where they are negative."""
 
+ASKER = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse(
+                pb_utils.InferenceRequest(
+                    model_name="odd", requested_output_names=["y"], inputs=request.inputs()
+                ).exec().output_tensors()
+            )
+            for request in requests
+        ]
+"""
+"""Asks `odd`, as `NAME.text` asks NAME, and does nothing until that answers."""
+
+COMPANION = 'parameters { key: "thresher.companion_of" value { string_value: "odd" } }'
+
 CONFIG = """
 backend: "python"
 max_batch_size: 4
@@ -45,20 +63,22 @@ instance_group { count: 1 kind: KIND_CPU }
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def watched(
-    publish: Callable[..., Path], runtime: Runtime, tmp_path: Path
+    publish: Callable[..., Path], runtime: Runtime, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    """A server that has loaded one model, which does what it is asked, and has another at hand."""
-    root = tmp_path / "models"
+    """A server of a model that does what it is told, and one that asks it; a third is at hand."""
+    home = tmp_path_factory.mktemp("hung")
+    root = home / "models"
     publish("odd", ODD.encode(), CONFIG, file="model.py", root=root)
+    publish("asker", ASKER.encode(), CONFIG + COMPANION, file="model.py", root=root)
     slow = f"import time\ntime.sleep(2)\n{ODD}"
     publish("slow", slow.encode(), CONFIG, file="model.py", root=root)
     started = start_server(
         root,
         runtime=runtime,
-        models=["odd"],
-        state_dir=tmp_path / "state",
+        models=["odd", "asker"],
+        state_dir=home / "state",
         watch=True,
         hung_s=HUNG_S,
         grpc_port=0,
@@ -69,13 +89,13 @@ def watched(
     started.stop(timeout_s=0.1)
 
 
-def asked(server: RunningServer, seconds: float) -> float:
+def asked(server: RunningServer, seconds: float, *, model: str = "odd") -> float:
     from tritonclient.grpc import InferInput
 
     client = as_connection(server.grpc_url).open()
     feed = InferInput("x", [1, 1], "FP32").set_data_from_numpy(np.float32([[seconds]]))
     try:
-        return float(client.infer("odd", [feed], client_timeout=60).as_numpy("y")[0, 0])
+        return float(client.infer(model, [feed], client_timeout=60).as_numpy("y")[0, 0])
     finally:
         client.close()
 
@@ -115,14 +135,20 @@ def test_a_process_that_does_nothing_though_asked_is_ended_and_the_model_answers
     assert hung not in backends(watched, "odd")
 
 
-def test_a_process_that_computes_for_longer_than_that_is_left_alone(watched: RunningServer) -> None:
-    assert asked(watched, 0.0) == 0.0
-    before = backends(watched, "odd")
-    assert asked(watched, 14.0) == 14.0
-    assert backends(watched, "odd") == before
-    log = Path(watched.log_file).read_text()
-    assert f"Its process {before[0].pid} computes, and is left alone" in log
+@pytest.mark.parametrize("seconds", [7.0, pytest.param(17.0, marks=pytest.mark.slow)])
+def test_a_process_that_computes_is_left_alone_and_so_is_one_that_waits_for_it(
+    watched: RunningServer, seconds: float
+) -> None:
+    assert asked(watched, 0.0, model="asker") == 0.0
+    before = [*backends(watched, "odd"), *backends(watched, "asker")]
+    told = len(Path(watched.log_file).read_text())
+    assert asked(watched, seconds, model="asker") == seconds
+    assert [*backends(watched, "odd"), *backends(watched, "asker")] == before
+    log = Path(watched.log_file).read_text()[told:]
     assert "loading it anew" not in log
+    if seconds > 15:  # the log tells of it after 10 s
+        assert f"Its process {before[0].pid} computes, and is left alone" in log
+        assert "It asks odd, and is left alone, as it may wait for that" in log
 
 
 def test_a_process_that_stops_while_it_is_loaded_fails_the_load_and_not_the_server(

@@ -214,6 +214,7 @@ class Load:
         client.close()
 
 
+@pytest.mark.slow  # test_text_rollout.py has the same by `roll_out`
 def test_no_request_fails_while_versions_change_and_each_answer_is_of_one_version(
     server: Triton, models: Path
 ) -> None:

@@ -115,7 +115,8 @@ def test_a_backend_killed_or_stopped_under_load_answers_again_and_never_wrongly(
 ) -> None:
     with Load(watched, num_clients=8) as load:
         wait_for(lambda: len(load.right) > 200, within_s=20)
-        time.sleep(1.2)  # the watch has had its look
+        wait_for(lambda: successes(watched, "twice") > 0, within_s=20)  # the watch has begun
+        time.sleep(0.5)
         (victim,) = backends(watched, "total")
         os.kill(victim, how)
         killed = time.monotonic()

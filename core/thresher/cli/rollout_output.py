@@ -1,0 +1,93 @@
+"""What `thresher rollout` and `thresher rollback` print."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from thresher.cli.output import print_json
+from thresher.errors import ThresherError
+
+if TYPE_CHECKING:
+    from thresher_serving.rollout import CanaryEnd, CanaryStart, Rollout
+
+__all__ = ["shown_steps", "tell_canary", "tell_rollout"]
+
+
+@contextlib.contextmanager
+def shown_steps() -> Iterator[Callable[[str], None]]:
+    """Yield a function that begins a step: each stays on the screen, with how long it took."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    current: list[tuple[str, float]] = []
+    status = console.status("") if console.is_terminal else None
+
+    def finish(mark: str) -> None:
+        for text, begin in current:
+            seconds = f"{time.monotonic() - begin:6.2f} s"
+            console.print(
+                f"{mark} {seconds}  {text}", markup=False, highlight=False, soft_wrap=True
+            )
+        current.clear()
+
+    def show(text: str) -> None:
+        finish("done  ")
+        if text.startswith(("WARNING", "No alias")):
+            console.print(text, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+            return
+        current.append((text, time.monotonic()))
+        if status:
+            status.update(text.replace("[", r"\["))
+
+    with status or contextlib.nullcontext():
+        try:
+            yield show
+        except (ThresherError, KeyboardInterrupt):
+            finish("failed")
+            raise
+        finish("done  ")
+
+
+def tell_rollout(done: Rollout, *, as_json: bool) -> None:
+    """Print what a rollout did."""
+    if as_json:
+        print_json(done.to_dict())
+        return
+    what, rows = f"{done.name} version {done.version}", _compared(done)
+    if not done.is_new:
+        click.echo(f"{what} serves already on {done.server} ({rows})")
+        return
+    after = "" if done.live_after_s is None else f" after {done.live_after_s:.1f} s"
+    before = "" if done.previous is None else f" in place of version {done.previous}"
+    click.echo(f"{what} serves on {done.server}{before}{after} ({rows})")
+
+
+def tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
+    """Print what the start or the end of a canary did."""
+    from thresher_serving.rollout import CanaryEnd, percent
+
+    if as_json:
+        print_json(done.to_dict())
+        return
+    what = f"{done.name} version {done.version}"
+    if isinstance(done, CanaryEnd):
+        now = "no version serves" if done.serving is None else f"version {done.serving} serves"
+        click.echo(f"{what} is a canary no more; {now} every call on {done.server}, as before")
+        return
+    before = "" if done.replaced in {None, done.version} else f", in place of {done.replaced}"
+    click.echo(
+        f"{what} is a canary on {done.server}{before}: {percent(done.share)} of the calls of "
+        f"Thresher's clients get it within 5 s, all others version {done.serving} "
+        f"({_compared(done)})"
+    )
+
+
+def _compared(done: Rollout | CanaryStart) -> str:
+    if done.num_rows is None:
+        return "answers were not compared"
+    return f"{done.num_rows} golden rows, {done.num_decisions:,} decisions, {done.num_flips} flips"
