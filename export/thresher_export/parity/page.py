@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from html import escape
-from string import Template
 
 from thresher.agreement import Deviation
+from thresher.page import figures_html, html_page
 from thresher_export.parity.chart import Series, decades
 from thresher_export.parity.report import Check, ParityReport
 
@@ -13,32 +13,7 @@ __all__ = ["parity_page"]
 
 _MAX_FLIPS = 200
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Parity $what</title>
-<style>
-:root { color-scheme: light dark; --back: #fbfbfa; --card: #ffffff; --text: #1d2126;
-  --soft: #5d6670; --line: #dfe3e7; --first: #1f6fb2; --second: #b45f06; --good: #1b7f4b;
-  --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --back: #15181c; --card: #1c2025; --text: #e6e9ec;
-  --soft: #9aa4ae; --line: #343b43; --first: #6db3f2; --second: #f0a35b; --good: #63c796;
-  --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1040px; padding: 28px 20px 60px; background: var(--back);
-  color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 34px 0 6px; }
-p { margin: 6px 0; } .soft { color: var(--soft); }
-.verdict { font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px;
-  margin: 18px 0; }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 10px 12px; } .figure b { display: block; font-size: 19px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 12px; overflow-x: auto; }
-svg { width: 100%; min-width: 640px; height: auto; display: block; }
+_STYLE = """svg { width: 100%; min-width: 640px; height: auto; display: block; }
 .grid { stroke: var(--line); } .tick { fill: var(--soft); font-size: 11px; }
 .first { fill: var(--first); } .second { fill: var(--second); } .wrong { fill: var(--bad); }
 polyline.second { fill: none; stroke: var(--second); stroke-width: 2; }
@@ -49,22 +24,8 @@ polyline.second { fill: none; stroke: var(--second); stroke-width: 2; }
 .key span::before { content: ""; display: inline-block; width: 9px; height: 9px;
   border-radius: 50%; margin: 0 6px 0 14px; background: currentColor; }
 .key .a { color: var(--first); } .key .b { color: var(--second); }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th, td { text-align: left; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; } th { color: var(--soft); font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 li { overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>Parity $what</h1>
-<p class="verdict $tone">$verdict</p>
-$figures
-$problems
-$sections
-</body>
-</html>
-""")
+"""
 
 
 def parity_page(report: ParityReport, *, what: str = "") -> str:
@@ -81,16 +42,16 @@ def parity_page(report: ParityReport, *, what: str = "") -> str:
         if problems
         else "Passes: every engine decides as the reference does"
     )
-    return _PAGE.substitute(
-        what=escape(f"of {what}" if what else ""),
-        tone="bad" if problems else "good",
-        verdict=verdict,
-        figures=_figures(report),
-        problems=_problems(problems),
-        sections="\n".join(
-            part(report) for part in (_layers, _labels, _margins, _flips, _checks, _notes)
-        ),
-    )
+    title = f"Parity of {what}" if what else "Parity"
+    parts = (_layers, _labels, _margins, _flips, _checks, _notes)
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="verdict {"bad" if problems else "good"}">{verdict}</p>',
+        _figures(report),
+        _problems(problems),
+        *(part(report) for part in parts),
+    ]
+    return html_page(title, "\n".join(body), style=_STYLE)
 
 
 def _figures(report: ParityReport) -> str:
@@ -106,10 +67,9 @@ def _figures(report: ParityReport) -> str:
         (f"{outside:,}", "flips outside the bands"),
         (f"{inside:,}", "flips inside, all comparisons"),
         (f"{report.band_half_width:.1e}", "widest band, half"),
-        (escape(report.precision), "precision of the body"),
+        (report.precision, "precision of the body"),
     )
-    cells = "".join(f'<div class="figure"><b>{a}</b>{b}</div>' for a, b in figures)
-    return f'<div class="figures">{cells}</div>'
+    return figures_html(figures)
 
 
 def _problems(lines: list[str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from string import Template
 
+from thresher.page import figures_html, html_page
 from thresher_serving.monitoring.drift import Drift, Finding
 
 __all__ = ["KINDS", "drift_page", "value_text"]
@@ -21,47 +21,12 @@ KINDS = {
 }
 """What kinds of findings are called."""
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Drift of $what</title>
-<style>
-:root { color-scheme: light dark; --back: #fbfbfa; --card: #ffffff; --text: #1d2126;
-  --soft: #5d6670; --line: #dfe3e7; --good: #1b7f4b; --bad: #b45309; }
-@media (prefers-color-scheme: dark) { :root { --back: #15181c; --card: #1c2025; --text: #e6e9ec;
-  --soft: #9aa4ae; --line: #343b43; --good: #63c796; --bad: #f0a35b; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1040px; padding: 28px 20px 60px; background: var(--back);
-  color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 40px 0 4px; }
-p { margin: 6px 0; } .soft { color: var(--soft); }
-.verdict { font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px;
-  margin: 14px 0; }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 10px 12px; overflow-wrap: anywhere; } .figure b { display: block; font-size: 19px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 12px; margin: 12px 0; overflow-x: auto; }
-.picture { background: #ffffff; }
+_STYLE = """h2 { font-size: 18px; margin: 40px 0 4px; } .bad { color: var(--second); }
+.card { margin: 12px 0; } .picture { background: #ffffff; }
 img { display: block; max-width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; min-width: 640px; font-size: 13.5px; }
-th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; } th { color: var(--soft); font-weight: 600; }
-tr:last-child td { border-bottom: 0; } td { overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-a { color: inherit; }
-</style>
-</head>
-<body>
-<h1>Drift of $what</h1>
-<p class="verdict $tone">$verdict</p>
-$overview
-$windows
-</body>
-</html>
-""")
+table { min-width: 640px; } td { overflow-wrap: anywhere; }
+tr:last-child td { border-bottom: 0; } a { color: inherit; }
+"""
 
 
 def drift_page(drifts: Sequence[Drift], plots: Sequence[Mapping[str, bytes]]) -> str:
@@ -79,16 +44,17 @@ def drift_page(drifts: Sequence[Drift], plots: Sequence[Mapping[str, bytes]]) ->
     else:
         verdict = f"Nothing moved in {len(drifts)} windows"
     many = len(drifts) > 1
-    return _PAGE.substitute(
-        what=escape(drifts[0].window.title),
-        tone="bad" if raised else "good",
-        verdict=escape(verdict),
-        overview=_overview(drifts) if many else "",
-        windows="\n".join(
+    title = f"Drift of {drifts[0].window.title}"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="verdict {"bad" if raised else "good"}">{escape(verdict)}</p>',
+        _overview(drifts) if many else "",
+        *(
             _window(drift, pictures, at, headed=many)
             for at, (drift, pictures) in enumerate(zip(drifts, plots, strict=True))
         ),
-    )
+    ]
+    return html_page(title, "\n".join(body), style=_STYLE)
 
 
 def value_text(finding: Finding, value: float) -> str:
@@ -139,14 +105,13 @@ def _window(drift: Drift, plots: Mapping[str, bytes], at: int, *, headed: bool) 
 
 def _figures(drift: Drift) -> str:
     figures = (
-        (escape(drift.window.name), "window"),
+        (drift.window.name, "window"),
         (f"{drift.window.num_rows:,}", "rows scored"),
         (f"{drift.window.num_rejected:,}", "rows rejected"),
         (f"{drift.baseline.num_rows:,}", "rows of validation"),
         (f"{drift.alpha:.2%}", "false alarms at most"),
     )
-    cells = "".join(f'<div class="figure"><b>{a}</b>{b}</div>' for a, b in figures)
-    return f'<div class="figures">{cells}</div>'
+    return figures_html(figures)
 
 
 def _ranked(drift: Drift) -> str:

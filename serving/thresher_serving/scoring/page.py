@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 from html import escape
-from string import Template
 from typing import Any
+
+from thresher.page import figures_html, html_page
 
 __all__ = ["report_page"]
 
 _MAX_LABELS = 300
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Scored by $what</title>
-<style>
-:root { color-scheme: light dark; --back: #fbfbfa; --card: #ffffff; --text: #1d2126;
-  --soft: #5d6670; --line: #dfe3e7; --now: #1f6fb2; --before: #b45f06; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --back: #15181c; --card: #1c2025; --text: #e6e9ec;
-  --soft: #9aa4ae; --line: #343b43; --now: #6db3f2; --before: #f0a35b; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 900px; padding: 28px 20px 60px; background: var(--back);
-  color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 34px 0 6px; }
-p { margin: 6px 0; overflow-wrap: anywhere; } .soft { color: var(--soft); }
-.bad { color: var(--bad); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 10px;
-  margin: 18px 0; }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 10px 12px; } .figure b { display: block; font-size: 19px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 12px; overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.rates { width: 45%; min-width: 180px; padding-right: 0; }
+_STYLE = """td.rates { width: 45%; min-width: 180px; padding-right: 0; }
 svg { width: 100%; height: 14px; display: block; overflow: visible; }
-.now { fill: var(--now); } .before { stroke: var(--before); stroke-width: 2.5; }
+.now { fill: var(--first); } .before { stroke: var(--second); stroke-width: 2.5; }
 .key { font-size: 13px; color: var(--soft); }
-.key i { display: inline-block; width: 14px; height: 9px; background: var(--now);
-  margin: 0 6px 0 0; } .key i.tick { width: 3px; height: 13px; background: var(--before);
+.key i { display: inline-block; width: 14px; height: 9px; background: var(--first);
+  margin: 0 6px 0 0; } .key i.tick { width: 3px; height: 13px; background: var(--second);
   margin-left: 16px; vertical-align: -2px; }
-</style>
-</head>
-<body>
-<h1>Scored by $what</h1>
-<p class="soft">$given</p>
-<div class="figures">$figures</div>
-$sections
-</body>
-</html>
-""")
+"""
 
 
 def report_page(told: dict[str, Any]) -> str:
@@ -63,20 +28,23 @@ def report_page(told: dict[str, Any]) -> str:
         told: What `ScoringReport.to_dict` returns, with the key "run".
     """
     rows = told["rows"]
-    figures = [
-        ("rows read", f"{rows['read']:,}"),
-        ("scored", f"{rows['scored']:,}"),
-        ("rejected", f"{rows['rejected']:,}"),
-        ("parts", f"{told['parts']:,}"),
-        ("rows a second", f"{told['run']['rows_per_s']:,.0f}"),
-    ]
-    boxes = (f'<div class="figure"><b>{value}</b>{escape(name)}</div>' for name, value in figures)
-    return _PAGE.substitute(
-        what=escape(f"{told['model']}/{told['version']}"),
-        given=escape(told["input"]),
-        figures="".join(boxes),
-        sections=_broken(told) + _reasons(told) + _labels(told["labels"]),
+    title = f"Scored by {told['model']}/{told['version']}"
+    figures = (
+        (f"{rows['read']:,}", "rows read"),
+        (f"{rows['scored']:,}", "scored"),
+        (f"{rows['rejected']:,}", "rejected"),
+        (f"{told['parts']:,}", "parts"),
+        (f"{told['run']['rows_per_s']:,.0f}", "rows a second"),
     )
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">{escape(told["input"])}</p>',
+        figures_html(figures),
+        _broken(told),
+        _reasons(told),
+        _labels(told["labels"]),
+    ]
+    return html_page(title, "\n".join(body), style=_STYLE)
 
 
 def _broken(told: dict[str, Any]) -> str:
