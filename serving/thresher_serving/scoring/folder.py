@@ -4,6 +4,7 @@
     DIR/_rejects/a/b.parquet those that were not, each with its reason
     DIR/_job/job.json        what is scored, how, by which version: written first
     DIR/_job/a/b.parquet.json, .npz   a part's counts: written last; without them it is not done
+    DIR/_job/a/c.parquet.broken.json  of a file that could not be read, which is tried again
     DIR/_report.json, _report.html, _observations.npz   written when all parts are done
 
 Names that begin with ``_`` are left out by Spark, Arrow and others that read folders.
@@ -36,6 +37,7 @@ OBSERVATIONS_FILE = "_observations.npz"
 _JOB = "_job"
 _JOB_FILE = f"{_JOB}/job.json"
 _NOTE = ".json"
+_BROKEN = ".broken.json"
 _REJECTS = "_rejects"
 _GROUP_ROWS = 1 << 17
 _GROUP_BYTES = 1 << 25
@@ -116,16 +118,26 @@ class OutputFolder:
                 Path(lock.lock_file).unlink()
 
     def done(self) -> set[str]:
-        """Return the names of the parts that are done."""
+        """Return the names of the parts that are done; forget the broken ones, to try them again.
+
+        Raises:
+            PublishError: If the folder cannot be written.
+        """
         from pyarrow import fs
 
         root = self.place.beneath(_JOB)
         selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
-        inside = (
+        found = {
             str(PurePosixPath(info.path).relative_to(PurePosixPath(root)))
             for info in self.place.system.get_file_info(selector)
-        )
-        return {name.removesuffix(_NOTE) for name in inside if name.endswith(f".parquet{_NOTE}")}
+        }
+        broken = {name.removesuffix(_BROKEN) for name in found if name.endswith(_BROKEN)}
+        for name in sorted(broken):
+            with self._named_errors(name):
+                for file in (f"{_REJECTS}/{name}", f"{_JOB}/{name}{_BROKEN}"):
+                    with contextlib.suppress(FileNotFoundError):
+                        self.place.system.delete_file(self.place.beneath(file))
+        return {name.removesuffix(_NOTE) for name in found if name.endswith(f".parquet{_NOTE}")}
 
     def tally(self, name: str) -> Tally:
         """Return the counts of a part that is done.
@@ -133,7 +145,7 @@ class OutputFolder:
         Raises:
             DataError: If its notes are not there.
         """
-        counts = self.read(f"{_JOB}/{name}{_NOTE}")
+        counts = self.read(f"{_JOB}/{name}{_NOTE}") or self.read(f"{_JOB}/{name}{_BROKEN}")
         if counts is None:
             raise DataError(f"{self.place}/{_JOB}/{name}{_NOTE} is gone; run the job again")
         seen = self.read(f"{_JOB}/{name}.npz")
@@ -146,7 +158,8 @@ class OutputFolder:
         if tally.seen is not None:
             self.write(f"{_JOB}/{name}.npz", tally.seen.to_bytes())
         fault_point("part-written")
-        self.write(f"{_JOB}/{name}{_NOTE}", tally.to_json().encode())
+        note = _BROKEN if tally.broken else _NOTE
+        self.write(f"{_JOB}/{name}{note}", tally.to_json().encode())
         fault_point("part-noted")
 
     def read(self, name: str) -> bytes | None:

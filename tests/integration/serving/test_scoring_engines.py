@@ -186,7 +186,7 @@ def test_an_object_store_is_read_and_written(
     score_into(version, tmp_path / "in", tmp_path / "here")
     score_into(version, f"{bucket}/in", f"{bucket}/out")
     again = score_into(version, f"{bucket}/in", f"{bucket}/out")
-    assert again.num_taken_over == again.num_parts == 6
+    assert (again.num_taken_over, again.num_parts) == (5, 6)  # the broken file is tried again
     fs.copy_files(f"{path}/out", str(tmp_path / "there"), source_filesystem=system)
     assert same(tmp_path / "here", tmp_path / "there")
     told = json.loads((tmp_path / "there/_report.json").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from thresher_serving.scoring import (
     score,
 )
 from thresher_serving.scoring.engines import Answers
+from thresher_serving.scoring.parts import Part
+from thresher_serving.scoring.reading import rows_of
+from thresher_serving.scoring.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,26 @@ def test_a_corrupt_file_is_rejected_as_a_whole_and_the_rest_goes_on(
     assert tally.num_read == tally.num_scored + tally.num_rejected
     told = json.loads((tmp_path / "out/_report.json").read_text())
     assert len(told["broken_files"]) == 1
+
+
+def test_a_file_that_was_out_of_reach_is_tried_again(
+    version: ScoredVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_parts(tmp_path / "in", 3, 100)
+
+    def out_of_reach(part: Part, *rest: Any, **more: Any) -> Iterator[Rows]:
+        if part.name == "part-001.parquet":
+            raise DataError(f"{part.path} cannot be read: the network is down")
+        return rows_of(part, *rest, **more)
+
+    monkeypatch.setattr("thresher_serving.scoring.job.rows_of", out_of_reach)
+    first = score_into(version, tmp_path / "in", tmp_path / "out")
+    assert (first.tally.num_scored, len(first.tally.broken)) == (200, 1)
+    monkeypatch.undo()
+    second = score_into(version, tmp_path / "in", tmp_path / "out")
+    assert (second.tally.num_scored, second.tally.broken, second.num_taken_over) == (300, [], 2)
+    assert read_parts(tmp_path / "out")["id"].to_pylist() == rows["id"].to_pylist()
+    assert read_rejects(tmp_path / "out") == []
 
 
 class _NanForLargeWinds(OnnxRuntimeEngine):
