@@ -9,7 +9,7 @@ from typing import Any
 from thresher.errors import DataError, unknown_name
 from thresher_serving.scoring.numbers import RejectRow
 
-__all__ = ["is_list", "is_numeric", "matched_columns", "texts_of"]
+__all__ = ["is_bytes", "is_list", "is_numeric", "matched_columns", "texts_of"]
 
 
 def matched_columns(patterns: Sequence[str], columns: Mapping[str, Any]) -> tuple[str, ...]:
@@ -58,6 +58,13 @@ def _decoded(row: int, cell: bytes | None, column: str, reject: RejectRow) -> st
     except UnicodeDecodeError as error:
         reject(row, f"not UTF-8: {error.reason} at byte {error.start}", column)
         return ""
+
+
+def is_bytes(kind: Any) -> bool:
+    """Return whether an Arrow type is one of bytes."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def is_list(kind: Any) -> bool:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from thresher.errors import DataError, MissingExtraError, unknown_name
 from thresher.row_inputs import RowInputs
 from thresher_serving.client.metadata import TensorMetadata
-from thresher_serving.scoring.cells import is_list, is_numeric, matched_columns, texts_of
+from thresher_serving.scoring.cells import is_bytes, is_list, is_numeric, matched_columns, texts_of
 from thresher_serving.scoring.model import ScoredVersion
 from thresher_serving.scoring.numbers import float_columns, lists
 from thresher_serving.scoring.reading import FILE_COLUMN
@@ -23,6 +23,9 @@ from thresher_serving.scoring.rows import Reject, Rows
 __all__ = ["InputMaker", "Inputs"]
 
 Array = npt.NDArray[Any]
+
+_HUGGING_FACE_COLUMN = "file_name"
+"""In the ``metadata.csv`` of a folder of pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,6 +69,7 @@ class InputMaker:
         self._how = version.row_inputs or RowInputs()
         self._read_picture = read_picture
         self._text_column = self._picture_column = ""
+        self._names_pictures = False
         self.columns: dict[str, tuple[str, ...]] = {}
         """By input: the columns whose numbers it holds."""
         self._encode = self._text_encoder(columns, text_column)
@@ -95,9 +99,8 @@ class InputMaker:
             kind = columns[name]
             is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             is_text = is_text or pa.types.is_string_view(kind) or pa.types.is_dictionary(kind)
-            is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
             if name in (self._text_column, self._picture_column):
-                if not (is_text or is_bytes):
+                if not (is_text or is_bytes(kind)):
                     raise DataError(f'{where}: column "{name}" is {kind}, expected texts')
             elif not (is_text and where.endswith((".csv", ".tsv", ".gz"))) and not is_numeric(kind):
                 raise DataError(f'{where}: column "{name}" is {kind}, expected numbers')
@@ -192,8 +195,9 @@ class InputMaker:
         how = self._how.pictures
         if name in columns or tensor.datatype != "UINT8" or len(tensor.shape) != 3:
             return False
-        column = how.column if how is not None and how.column in columns else FILE_COLUMN
-        if column not in columns:
+        known = (*([how.column] if how is not None else []), FILE_COLUMN, _HUGGING_FACE_COLUMN)
+        column = next((name for name in known if name in columns), None)
+        if column is None:
             return False
         try:
             import PIL  # noqa: F401
@@ -202,6 +206,7 @@ class InputMaker:
                 "pictures need the package pillow; install it with: pip install pillow"
             ) from None
         self._picture_column = column
+        self._names_pictures = not is_bytes(columns[column])
         return True
 
     def _of_columns(
@@ -260,14 +265,16 @@ class InputMaker:
             if not cell:
                 return row, "no picture is named"
             try:
-                content = cell if isinstance(cell, bytes) else read(f"{folder}/{cell}")
+                if self._names_pictures:
+                    name = cell.decode() if isinstance(cell, bytes) else cell  # bytes in CSV files
+                    cell = read(f"{folder}/{name}")
                 found[row] = decode_picture(
-                    content,
+                    cell,
                     shape=tensor.shape,
                     size=how.size if how is not None else None,
                     resize=how.resize if how is not None else "crop",
                 )
-            except (DataError, OSError) as error:
+            except (DataError, OSError, UnicodeDecodeError) as error:
                 return row, str(error)
             return row, None
 

@@ -15,12 +15,8 @@ from thresher_serving.scoring import score
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_pyfunc_gives_the_same_probabilities_and_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    version = weather_version(tmp_path / "models")
+def test_pyfunc_gives_the_same_probabilities_and_labels(store: Path) -> None:
+    version = weather_version(store / "models")
     rows = table(500)
     features = np.stack([rows[name].to_numpy() for name in COLUMNS], axis=1)
     mlflow.onnx.log_model(

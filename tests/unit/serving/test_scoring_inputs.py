@@ -226,6 +226,9 @@ def test_a_table_that_names_pictures_or_holds_them(
     names = [f"{at}.png" for at in range(6)]
     told = expected_of(picture_version, pictures)
     pq.write_table(pa.table({"photo": [*names, "none.png", None]}), tmp_path / "in/names.parquet")
+    (tmp_path / "in" / "metadata.csv").write_text("\n".join(["file_name", *names]) + "\n")
+    score_into(picture_version, tmp_path / "in/metadata.csv", tmp_path / "csv", ScoringOptions())
+    assert read_parts(tmp_path / "csv")["labels"].to_pylist() == told
     score_into(picture_version, tmp_path / "in/names.parquet", tmp_path / "out", ScoringOptions())
     assert read_parts(tmp_path / "out")["labels"].to_pylist() == told
     reasons = [row["reason"] for row in read_rejects(tmp_path / "out")]
