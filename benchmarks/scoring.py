@@ -123,10 +123,9 @@ def write_table(name: str, path: Path, num_rows: int) -> None:
             texts = [" ".join(rng.choice(words, length)) for length in lengths]
             table = pa.table({"id": ids, "text": texts})
         elif name == "digits":
-            pixels = pa.array(rng.integers(0, 256, size * PIXELS, dtype=np.uint8))
-            table = pa.table(
-                {"id": ids, "image": pa.FixedSizeListArray.from_arrays(pixels, PIXELS)}
-            )
+            pixels = pa.py_buffer(rng.integers(0, 256, size * PIXELS, dtype=np.uint8))
+            image = pa.Array.from_buffers(pa.binary(PIXELS), size, [None, pixels])
+            table = pa.table({"id": ids, "image": image})
         else:
             width = 72 if name == "tabular" else 100
             values = rng.normal(size=(size, width)).astype(np.float32)

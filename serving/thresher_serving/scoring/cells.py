@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thresher.errors import DataError, unknown_name
+from thresher_serving.client.metadata import TensorMetadata
 from thresher_serving.scoring.numbers import RejectRow
 
-__all__ = ["is_bytes", "is_list", "is_numeric", "matched_columns", "texts_of"]
+__all__ = ["is_bytes", "is_list", "is_numeric", "is_raw", "matched_columns", "texts_of"]
 
 
 def matched_columns(patterns: Sequence[str], columns: Mapping[str, Any]) -> tuple[str, ...]:
@@ -65,6 +67,17 @@ def is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_raw(kind: Any, tensor: TensorMetadata) -> bool:
+    """Return whether an Arrow type is one of as many bytes as a row of an input has."""
+    import pyarrow as pa
+
+    return (
+        bool(pa.types.is_fixed_size_binary(kind))
+        and -1 not in tensor.shape
+        and kind.byte_width == math.prod(tensor.shape) * tensor.dtype.itemsize
+    )
 
 
 def is_list(kind: Any) -> bool:

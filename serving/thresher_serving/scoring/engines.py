@@ -19,6 +19,7 @@ __all__ = ["Answers", "Engine", "OnnxRuntimeEngine", "TritonEngine"]
 Array = npt.NDArray[Any]
 
 _BATCH_BYTES = 1 << 18
+_MIN_ROWS, _MAX_ROWS = 32, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,8 +86,7 @@ class OnnxRuntimeEngine:
                 "scoring in this process needs ONNX Runtime. Run: pip install 'thresher[score]'; "
                 "or score through a server: --engine triton"
             ) from None
-        fitting = _BATCH_BYTES // max(1, version.row_bytes)
-        self.batch_rows = batch_rows or min(max(fitting, 32), 1024)
+        self.batch_rows = batch_rows or _batch_rows(version)
         providers = _providers(ort, device)
         self.is_cuda = providers[0] != "CPUExecutionProvider"
         self.concurrency = 2 if self.is_cuda else threads or _cores()
@@ -173,6 +173,13 @@ class TritonEngine:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _batch_rows(version: ScoredVersion) -> int:
+    """Return how many rows are run at once: few of a length that differs, many small ones."""
+    if any(-1 in tensor.shape for tensor in version.model.inputs.values()):
+        return _MIN_ROWS
+    return min(max(_BATCH_BYTES // max(1, version.row_bytes), _MIN_ROWS), _MAX_ROWS)
 
 
 def _outputs(with_logits: bool) -> list[str]:

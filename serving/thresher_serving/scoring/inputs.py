@@ -14,9 +14,16 @@ import numpy.typing as npt
 from thresher.errors import DataError, MissingExtraError, unknown_name
 from thresher.row_inputs import RowInputs
 from thresher_serving.client.metadata import TensorMetadata
-from thresher_serving.scoring.cells import is_bytes, is_list, is_numeric, matched_columns, texts_of
+from thresher_serving.scoring.cells import (
+    is_bytes,
+    is_list,
+    is_numeric,
+    is_raw,
+    matched_columns,
+    texts_of,
+)
 from thresher_serving.scoring.model import ScoredVersion
-from thresher_serving.scoring.numbers import float_columns, lists
+from thresher_serving.scoring.numbers import float_columns, lists, raw_values
 from thresher_serving.scoring.reading import FILE_COLUMN
 from thresher_serving.scoring.rows import Reject, Rows
 
@@ -93,10 +100,14 @@ class InputMaker:
         """
         import pyarrow as pa
 
+        tensors = self._version.model.inputs
+        alone = {held[0]: tensors[name] for name, held in self.columns.items() if len(held) == 1}
         for name in self.needed:
             if name not in columns:
                 raise DataError(f"{where}: {unknown_name('column', name, columns)}")
             kind = columns[name]
+            if name in alone and is_raw(kind, alone[name]):
+                continue
             is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             is_text = is_text or pa.types.is_string_view(kind) or pa.types.is_dictionary(kind)
             if name in (self._text_column, self._picture_column):
@@ -126,6 +137,8 @@ class InputMaker:
             if len(columns) == 1 and is_list(held[0].type):
                 array, used = lists(held[0], columns[0], tensor, reject)
                 lengths = used if used is not None else lengths
+            elif len(columns) == 1 and is_raw(held[0].type, tensor):
+                array = raw_values(held[0], columns[0], tensor, reject)
             else:
                 array = float_columns(held, columns, tensor, self._how.fill_missing, reject)
             arrays[name] = array
@@ -236,7 +249,7 @@ class InputMaker:
                 f"columns are {', '.join([*columns][:20])}. Name them in the order of training: "
                 '--features "a,b,c_*"'
             )
-        if len(found) == 1 and is_list(columns[found[0]]):
+        if len(found) == 1 and (is_list(columns[found[0]]) or is_raw(columns[found[0]], tensor)):
             return found
         if size is not None and len(found) != size:
             raise DataError(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from thresher_serving.client.metadata import TensorMetadata
 
-__all__ = ["RejectRow", "float_columns", "is_finite", "lists"]
+__all__ = ["RejectRow", "float_columns", "is_finite", "lists", "raw_values"]
 
 Array = npt.NDArray[Any]
 RejectRow = Callable[[int, str, "str | None"], None]
@@ -87,10 +87,13 @@ def lists(
     for row in np.flatnonzero(~fits):
         reject(int(row), _misfit(int(lengths[row]), size), column)
     width = int(lengths.max(initial=1)) if size is None else size
-    found = np.zeros((len(cells), max(width, 1)), dtype=tensor.dtype)
     flat = pc.list_flatten(cells if fits.all() else cells.filter(pa.array(fits)))
     values = _column(flat, column, tensor.dtype, None, _RowOf(lengths[fits], fits, reject))
-    found[(np.arange(width) < lengths[:, None]) & fits[:, None]] = values
+    if (lengths == width).all():
+        found = values.reshape(len(cells), width)
+    else:
+        found = np.zeros((len(cells), max(width, 1)), dtype=tensor.dtype)
+        found[(np.arange(width) < lengths[:, None]) & fits[:, None]] = values
     if found.dtype.kind == "f" and not is_finite(found):
         for row in np.flatnonzero(~np.isfinite(found).all(axis=1)):
             reject(int(row), "NaN or infinite numbers", column)
@@ -115,6 +118,28 @@ def _one_level(cells: Any) -> Any:
     while hasattr(cells.type.value_type, "value_type"):
         cells = _without_one_level(cells)
     return cells
+
+
+def raw_values(cells: Any, column: str, tensor: TensorMetadata, reject: RejectRow) -> Array:
+    """Return a column of bytes as an input [n, ...]: each cell is a row's numbers as they lie.
+
+    Args:
+        cells: Arrow array of n cells, of as many bytes as a row of the input has.
+        column: Its name.
+        tensor: The input.
+        reject: Takes the row, the reason and the column of a cell that is null.
+    """
+    for row in np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False)):
+        reject(int(row), "null, expected bytes", column)
+    width = cells.type.byte_width
+    start = cells.offset * width
+    content = np.frombuffer(cells.buffers()[1], np.uint8)[start : start + len(cells) * width]
+    found = content.view(tensor.dtype).reshape(len(cells), *tensor.shape)
+    if found.dtype.kind == "f" and not is_finite(found):
+        finite = np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+        for row in np.flatnonzero(~finite):
+            reject(int(row), "NaN or infinite numbers", column)
+    return found
 
 
 class _RowOf:

@@ -56,7 +56,8 @@ class Chunk:
         inputs, size = self.inputs, engine.batch_rows
         num_rows, sees_all = len(inputs.kept), self.row < _ALL_SEEN
         if inputs.lengths is not None:
-            self._order = np.argsort(inputs.lengths, kind="stable")
+            # the longest first, so that no long batch is left to one core at the end
+            self._order = np.argsort(-inputs.lengths, kind="stable")
             self._seen = [np.arange(0, num_rows, 1 if sees_all else _SEEN_EVERY)]
         for start in range(0, num_rows, size):
             at = slice(start, start + size)

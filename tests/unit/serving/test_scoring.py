@@ -168,10 +168,12 @@ def test_every_format_gives_the_same_labels(version: ScoredVersion, tmp_path: Pa
     pacsv.write_csv(rows, tmp_path / "c.csv")
     pq.write_table(lists, tmp_path / "d.parquet")
     pq.write_table(pa.table({"id": rows["id"], "features": tensor}), tmp_path / "e.parquet")
+    raw = pa.Array.from_buffers(pa.binary(12), 200, [None, pa.py_buffer(values)])
+    pq.write_table(pa.table({"id": rows["id"], "features": raw}), tmp_path / "g.parquet")
     np.savez(tmp_path / "f.npz", id=np.arange(200), features=values)
     told = names_of(expected(version, rows)[1])
-    for name in ("a.parquet", "b.arrow", "c.csv", "d.parquet", "e.parquet", "f.npz"):
-        by_name = name in ("d.parquet", "e.parquet", "f.npz")
+    for name in ("a.parquet", "b.arrow", "c.csv", "d.parquet", "e.parquet", "f.npz", "g.parquet"):
+        by_name = name in ("d.parquet", "e.parquet", "f.npz", "g.parquet")
         options = ScoringOptions(form=OPTIONS.form) if by_name else OPTIONS
         out = tmp_path / f"out-{name}"
         score_into(version, tmp_path / name, out, options)
