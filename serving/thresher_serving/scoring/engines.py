@@ -176,8 +176,9 @@ class TritonEngine:
 
 
 def _batch_rows(version: ScoredVersion) -> int:
-    """Return how many rows are run at once: few of a length that differs, many small ones."""
-    if any(-1 in tensor.shape for tensor in version.model.inputs.values()):
+    """Return how many rows are run at once: few texts, whose lengths differ, many small rows."""
+    inputs = version.model.inputs.values()
+    if any(-1 in tensor.shape and tensor.dtype.kind in "iu" for tensor in inputs):
         return _MIN_ROWS
     return min(max(_BATCH_BYTES // max(1, version.row_bytes), _MIN_ROWS), _MAX_ROWS)
 
