@@ -159,6 +159,7 @@ def providers_at_hand() -> tuple[Provider, ...]:
     offered = set(ort.get_available_providers())
     if not offered & {"CUDAExecutionProvider", "TensorrtExecutionProvider"} or not _has_gpu():
         return (CPU,)
+    ort.preload_dlls()  # CUDA's libraries out of NVIDIA's wheels, where no torch has done it
     return (CPU, *(p for p in _ON_GPU if p.execution[0][0] in offered and _starts(p)))
 
 

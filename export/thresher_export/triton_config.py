@@ -89,11 +89,14 @@ def build_config(
     config.version_policy.specific.versions.append(version)
     config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_us
     config.dynamic_batching.preferred_batch_size.extend(options.preferred_batch_sizes)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=options.instance_count)
+    is_small = _num_bytes(model) < _SMALL_MODEL_BYTES
+    # while one copy of a small network computes, another one takes the next batch in
+    count = options.instance_count or (2 if is_small else 1)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=count)
     if options.response_cache:
         config.response_cache.enable = True
     _add_accelerators(config, model, options)
-    if _num_bytes(model) < _SMALL_MODEL_BYTES:
+    if is_small:
         # more threads than one slow a small network down as soon as requests come side by side
         config.parameters["intra_op_thread_count"].string_value = "1"
     labels = hashlib.sha256("\n".join(decision.labels).encode()).hexdigest()

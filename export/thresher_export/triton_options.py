@@ -50,8 +50,8 @@ class TritonOptions:
     """How long a request may wait for others to batch with; 0 batches what has queued already."""
     preferred_batch_sizes: tuple[int, ...] = ()
     """Batch sizes that a queue is cut into; none as a rule: ONNX Runtime runs any size alike."""
-    instance_count: int = 1
-    """Copies of the model that run side by side on each device."""
+    instance_count: int | None = None
+    """Copies side by side on each device; left out: 2 of a network below 64 MB, 1 of a larger."""
     warmup: bool = True
     """Run rows of the validation split at batch sizes 1, 7 and the largest before it is ready."""
     response_cache: bool = False
@@ -67,8 +67,9 @@ class TritonOptions:
 
     def __post_init__(self) -> None:
         for name, low in (("max_batch_size", 1), ("max_queue_delay_us", 0), ("instance_count", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {low}")
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"{name} is {value}, expected at least {low}")
         for size in self.preferred_batch_sizes:
             if not 1 <= size <= self.max_batch_size:
                 raise ConfigError(

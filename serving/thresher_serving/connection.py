@@ -13,6 +13,8 @@ from thresher.errors import ConfigError, NotFoundError, ServerError
 __all__ = ["Connection", "Tls", "as_connection"]
 
 _SCHEMES = ("grpc", "grpcs", "http", "https")
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
+_GRPC_PORT, _HTTP_PORT = 8001, 8000
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 
@@ -77,7 +79,11 @@ class Connection:
     """
 
     url: str = "127.0.0.1:8001"
-    """Host and port of the gRPC endpoint; or with a scheme: grpc, grpcs, http or https."""
+    """Host and port of the gRPC endpoint; or with a scheme: grpc, grpcs, http or https. A host
+    alone is Triton's usual ports there, 8001 for gRPC and 8000 for HTTP."""
+
+    http_port: int | None = None
+    """Where the server of a gRPC endpoint answers HTTP too: predictions then go the faster way."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every call, such as the keys of a hardened server. They are kept out of repr."""
@@ -101,17 +107,35 @@ class Connection:
     @property
     def scheme(self) -> str:
         """The scheme of the address, "grpc" where it has none."""
-        return self.url.partition("://")[0] if "://" in self.url else "grpc"
+        return self.url.partition("://")[0] if self.has_scheme else "grpc"
+
+    @property
+    def has_scheme(self) -> bool:
+        """Whether the address names one."""
+        return "://" in self.url
 
     @property
     def address(self) -> str:
         """The address without its scheme, as gRPC takes it."""
-        return self.url.rpartition("://")[2].rstrip("/")
+        address = self.url.rpartition("://")[2].rstrip("/")
+        return f"{address}:{_GRPC_PORT}" if self._is_host else address
 
     @property
     def is_http(self) -> bool:
         """Whether it goes over HTTP; over gRPC otherwise."""
         return self.scheme.startswith("http")
+
+    @property
+    def over_http(self) -> Connection | None:
+        """The same server over HTTP, where the way is open; None where the address settles it.
+
+        Triton's own HTTP knows no TLS, so who wants that gets gRPC.
+        """
+        port = self.http_port or (_HTTP_PORT if self._is_host else None)
+        if port is None or self.is_http or self.is_encrypted:
+            return None
+        host = self.address.rpartition(":")[0]
+        return Connection(url=f"http://{host}:{port}", headers=self.headers)
 
     @property
     def is_loopback(self) -> bool:
@@ -123,6 +147,10 @@ class Connection:
     def is_encrypted(self) -> bool:
         """Whether it uses TLS."""
         return self.tls is not None or self.scheme in {"grpcs", "https"}
+
+    @property
+    def _is_host(self) -> bool:
+        return _HOST.fullmatch(self.url) is not None
 
     def open(self) -> Any:
         """Return a `tritonclient.grpc.InferenceServerClient`; it connects with its first call.

@@ -85,6 +85,11 @@ def translated(
         yield
     except InferenceServerException as error:
         failure, ready = failure_of(error), None
+        if failure.is_restricted and isinstance(where, Connection) and where.headers:
+            raise ServerError(
+                f"the Triton server at {where.url} does not take the key that was sent: it has "
+                f"another one. Check THRESHER_SERVER_KEY. Got: {failure.message}"
+            ) from None
         if model and failure.is_unknown:
             with suppress(ServerError):  # such as one that wants a key for the list
                 ready = served(where, client)

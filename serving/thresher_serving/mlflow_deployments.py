@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from thresher.alias import MlflowAlias
 from thresher.errors import NotFoundError, ThresherError
+from thresher.published_models import TEXT_SUFFIX
 from thresher.repository import ModelRepository
 from thresher_serving import Client, control, running_server
 from thresher_serving.connection import Connection
@@ -149,17 +150,24 @@ class TritonDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLfl
         config: Mapping[str, Any] | None = None,  # noqa: ARG002 -- MLflow's signature
         endpoint: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Take the model out of service; it stays in the repository. Twice is once."""
+        """Take the model out of service, and what takes its texts. Twice is once.
+
+        They stay in the repository.
+        """
         with _as_mlflow():
-            if name in self._serving():
+            serving = self._serving()
+            if name in serving:
                 with self._where.open() as client:
                     end_canary(name, self._where, client)
+                if (companion := f"{name}{TEXT_SUFFIX}") in serving:
+                    control.unload_model(self._where, companion)
                 control.unload_model(self._where, name)
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:  # noqa: ARG002
-        """Return what serves, a dictionary each."""
+        """Return what serves, a dictionary each; `NAME.text` belongs to NAME, and is not listed."""
         with _as_mlflow():
             found = StatusReader(self._where).read().versions
+        companions = {f"{each.model}{TEXT_SUFFIX}" for each in found}
         return [
             {
                 "name": each.model,
@@ -172,7 +180,7 @@ class TritonDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLfl
                 "target": self.target_uri,
             }
             for each in found
-            if each.serves
+            if each.serves and each.model not in companions
         ]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:  # noqa: ARG002

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,24 +10,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from thresher_serving import Client, RunningServer, find_runtime, start_server
-
-
-def why_no_gpu() -> str:
-    """Return why this machine cannot run these tests; empty if it can."""
-    if shutil.which("nvidia-smi") is None:
-        return "no nvidia-smi"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no libcuda.so.1"
-    version = ctypes.c_int(0)
-    if driver.cuDriverGetVersion(ctypes.byref(version)) or version.value < 13000:
-        return f"ONNX Runtime's CUDA provider needs a CUDA 13 driver, got {version.value}"
-    return ""
-
+from support.gpu import why_no_gpu
+from thresher_serving import (
+    AsyncClient,
+    Client,
+    Prediction,
+    RunningServer,
+    find_runtime,
+    start_server,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(why_no_gpu()), reason=why_no_gpu())]
 
@@ -42,7 +35,16 @@ instance_group { count: 1 kind: KIND_GPU gpus: 0 }
 optimization { execution_accelerators {
   gpu_execution_accelerator { name: "cuda" parameters { key: "use_tf32" value: "0" } } } }
 parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }
+dynamic_batching { max_queue_delay_microseconds: 50000 }
 """
+WHERE_THEY_LIE = """
+parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }
+"""
+CONFIGS = {"through_the_host": CONFIG, "where_they_lie": CONFIG + WHERE_THEY_LIE}
+"""By the model's name; Triton copies inputs to the host where the key is missing."""
+
+
+ROWS = np.random.default_rng(1).normal(size=(200, 128)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +75,10 @@ def network() -> bytes:
 @pytest.fixture(scope="module")
 def server(network: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("models")
-    (root / "dense/1").mkdir(parents=True)
-    (root / "dense/1/model.onnx").write_bytes(network)
-    (root / "dense/config.pbtxt").write_text(CONFIG)
+    for name, config in CONFIGS.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "1/model.onnx").write_bytes(network)
+        (root / name / "config.pbtxt").write_text(config)
     running = start_server(
         root,
         runtime=find_runtime(),
@@ -89,14 +92,45 @@ def server(network: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     running.stop(timeout_s=5)
 
 
-def test_a_gpu_instance_answers_as_the_cpu_does(server: RunningServer, network: bytes) -> None:
-    x = np.random.default_rng(1).normal(size=(200, 128)).astype(np.float32)
+@pytest.fixture(scope="module")
+def expected(network: bytes) -> np.ndarray:
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
-    (expected,) = session.run(["probabilities"], {"x": x})
-    with Client(server.grpc_url) as client:
-        got = client.predict("dense", x)
+    probabilities: np.ndarray = session.run(["probabilities"], {"x": ROWS})[0]
+    return probabilities
+
+
+def check(got: Prediction, expected: np.ndarray) -> None:
     np.testing.assert_allclose(got.probabilities, expected, atol=1e-5)
     np.testing.assert_array_equal(got.labels, got.probabilities >= np.float32(0.4))
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_a_gpu_instance_answers_as_the_cpu_does(
+    server: RunningServer, expected: np.ndarray, model: str
+) -> None:
+    with Client(server.grpc_url) as client:
+        check(client.predict(model, ROWS), expected)
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_rows_that_lie_on_the_gpu_are_answered_as_those_of_the_host(
+    server: RunningServer, expected: np.ndarray, model: str
+) -> None:
+    pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python: tritonclient[cuda]")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    on_gpu = torch.from_numpy(ROWS).cuda()
+    with Client(server.grpc_url) as client:
+        check(client.predict(model, {"x": on_gpu}), expected)
+        check(client.predict(model, ROWS), expected)
+
+    async def side_by_side() -> list[Prediction]:  # Triton joins them, some here and some there
+        async with AsyncClient(server.grpc_url) as client:
+            rows = [on_gpu[n : n + 1] if n % 2 else ROWS[n : n + 1] for n in range(64)]
+            return await asyncio.gather(*(client.predict(model, {"x": row}) for row in rows))
+
+    for n, answer in enumerate(asyncio.run(side_by_side())):
+        check(answer, expected[n : n + 1])
 
 
 def test_the_gpu_is_used_and_each_key_honoured(server: RunningServer) -> None:

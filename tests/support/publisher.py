@@ -38,6 +38,7 @@ def publication(name: str, version: int, labels: Sequence[str]) -> Publication:
     """Return a version whose thresholds are its number's own."""
     from thresher_export.head import append_decision_head
     from thresher_export.triton_config import build_config
+    from thresher_export.triton_options import TritonOptions
 
     shape = ["batch", len(labels)]
     graph = helper.make_graph(
@@ -49,7 +50,8 @@ def publication(name: str, version: int, labels: Sequence[str]) -> Publication:
     body = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     decision = Decision(labels=labels, thresholds=[version / 10] * len(labels))
     model = ir.to_proto(append_decision_head(ir.from_proto(body), decision))
-    config = build_config(model, decision, name=name, version=version)
+    options = TritonOptions(instance_count=1)
+    config = build_config(model, decision, name=name, version=version, options=options)
     return Publication(
         name=name,
         version=version,

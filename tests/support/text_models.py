@@ -22,6 +22,7 @@ from thresher.registry import ModelVersion
 from thresher.repository import MODEL_FILE, ModelRepository
 from thresher_export.text_service import TextService
 from thresher_export.triton_config import build_config
+from thresher_export.triton_options import TritonOptions
 
 LABELS = ("joy", "sadness")
 WORDS = ("[UNK]", "[PAD]", "i", "love", "this", "so", "sad", "really", ",", "why", "?")
@@ -98,8 +99,8 @@ def publish_text_model(
     tokenizer = write_tokenizer(root.parent / f"tokenizer-{version}.json", version=version)
     decision = Decision(labels=LABELS, thresholds=[0.5, 0.5])
     model = network(version, length)
-    config = build_config(model, decision, name=name, version=version)
-    config.max_batch_size = max_batch_size
+    options = TritonOptions(instance_count=1, max_batch_size=max_batch_size)
+    config = build_config(model, decision, name=name, version=version, options=options)
     with repository.staging(name) as staged:
         (staged / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
         if golden:

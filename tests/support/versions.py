@@ -42,6 +42,7 @@ def publish_version(
     certificate: bool = True,
     model: bytes | None = None,
     slow_load: int = 0,
+    copies: int = 1,
     serve: bool = False,
 ) -> Decision:
     """Publish a version beside what serves; return what it decides.
@@ -57,10 +58,12 @@ def publish_version(
         certificate: Whether it has one.
         model: The file's bytes instead of a network that works.
         slow_load: How many rows Triton runs before it calls the version ready.
+        copies: In how many processes it is served; each takes its time to start.
         serve: Whether it takes the place of what serves on the disk.
     """
     from thresher_export.head import append_decision_head
     from thresher_export.triton_config import build_config
+    from thresher_export.triton_options import TritonOptions
 
     added = offset(version if weights_of is None else weights_of)
     decision = Decision(labels=labels, thresholds=np.broadcast_to(thresholds, len(labels)))
@@ -75,7 +78,8 @@ def publish_version(
     body = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     network: onnx.ModelProto = ir.to_proto(append_decision_head(ir.from_proto(body), decision))
     repository = ModelRepository(root)
-    config = build_config(network, decision, name=name, version=version)
+    options = TritonOptions(instance_count=copies)
+    config = build_config(network, decision, name=name, version=version, options=options)
     if slow_load:
         sample = config.model_warmup.add(name="slow", batch_size=1, count=slow_load)
         sample.inputs["features"].data_type = config.input[0].data_type

@@ -12,10 +12,12 @@ from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
 from thresher.cli.monitor import monitor
+from thresher.cli.predict import predict
 from thresher.cli.repository import repository
 from thresher.cli.rollout import rollback, rollout
+from thresher.cli.runtime import runtime
 from thresher.cli.score import score
-from thresher.cli.serve import predict, runtime, serve, stop
+from thresher.cli.serve import serve, stop
 from thresher.cli.status import status
 from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune

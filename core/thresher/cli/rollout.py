@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from thresher.cli.options import json_option
 from thresher.cli.output import say
+from thresher.cli.rollout_options import (
+    DEFAULT_ALIAS,
+    Share,
+    alias_option,
+    repository_option,
+    timeout_option,
+    to_option,
+)
 from thresher.cli.rollout_output import shown_steps, tell_canary, tell_rollout
 from thresher.cli.serve import connect
 from thresher.cli.versions import found_version, publish_version, served_repository
@@ -20,66 +28,18 @@ if TYPE_CHECKING:
     from thresher.alias import MlflowAlias
     from thresher.repository import ModelRepository
 
-__all__ = ["put_into_service", "repository_option", "rollback", "rollout", "to_option"]
-
-to_option = click.option(
-    "--to",
-    "server",
-    metavar="HOST:PORT",
-    help="gRPC address of the Triton server; by default the one that `thresher serve` started "
-    "here. A key is read from THRESHER_SERVER_KEY.",
-)
-repository_option = click.option(
-    "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that the server reads; by default that of the server started here, else "
-    "model_repository.",
-)
-_alias_option = click.option(
-    "--alias",
-    metavar="ALIAS",
-    help="The MLflow alias that is moved to the version.  [default: champion]",
-)
-_timeout_option = click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=1),
-    default=120,
-    show_default=True,
-    help="Seconds that the server may take to load the version.",
-)
-_DEFAULT_ALIAS = "champion"
-
-
-class _Share(click.ParamType[float]):
-    """A share of calls: "10%" or 0.1."""
-
-    name = "share"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value).strip()
-        try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = 0.0
-        if not 0 < share < 1:
-            self.fail(
-                f'"{value}" is no share of calls; expected one such as 10% or 0.1', param, ctx
-            )
-        return share
+__all__ = ["put_into_service", "rollback", "rollout"]
 
 
 @click.command()
 @click.argument("model")
 @to_option
 @repository_option
-@_alias_option
+@alias_option
 @click.option(
     "--canary",
     "share",
-    type=_Share(),
+    type=Share(),
     metavar="SHARE",
     help="Let it answer this share of the calls that Thresher's clients make, such as 10%; all "
     "others get what serves.",
@@ -90,7 +50,7 @@ class _Share(click.ParamType[float]):
     help="Go on where the labels, or their order, are not those of what serves.",
 )
 @click.option("--unproven", is_flag=True, help="Go on without a certificate that fits.")
-@_timeout_option
+@timeout_option
 @json_option
 def rollout(
     model: str,
@@ -170,7 +130,7 @@ def put_into_service(
     from thresher_serving.rollout import RolloutOptions, roll_out
 
     published = served_repository(server, repository)
-    where = connect(server)
+    where = connect(server, option="--to")
     with shown_steps() as show:
         name, version, known = _to_roll_out(published, model, show)
         done = roll_out(
@@ -186,7 +146,13 @@ def put_into_service(
         )
     tell_rollout(done, as_json=as_json)
     if done.is_new and done.previous is not None:
-        say(f"Back again: thresher rollback {done.name}")
+        say(f"Back again: thresher rollback {done.name}{_again(server, repository)}")
+
+
+def _again(server: str | None, repository: Path | None) -> str:
+    """Return the options by which the next command finds the same server and repository."""
+    given = (("--to", server), ("--repository", repository))
+    return "".join(f" {option} {value}" for option, value in given if value)
 
 
 def _to_roll_out(
@@ -216,7 +182,7 @@ def _start_canary(
     from thresher_serving.rollout import RolloutOptions, start_canary
 
     published = served_repository(server, repository)
-    where = connect(server)
+    where = connect(server, option="--to")
     with shown_steps() as show:
         name, version, _ = _to_roll_out(published, model, show)
         done = start_canary(
@@ -231,11 +197,7 @@ def _start_canary(
             progress=show,
         )
     tell_canary(done, as_json=as_json)
-    at = "".join(
-        f" {option} {value}"
-        for option, value in (("--to", server), ("--repository", repository))
-        if value
-    )
+    at = _again(server, repository)
     say("Watch it:            thresher status --watch" + at)
     say(f"Let it serve all:    thresher rollout {name}/{version}{at}")
     say(f"Take it out again:   thresher rollback {name}{at}")
@@ -245,10 +207,10 @@ def _start_canary(
 @click.argument("name")
 @to_option
 @repository_option
-@_alias_option
+@alias_option
 @click.option("--allow-label-change", is_flag=True, help="Go on where the labels are others.")
 @click.option("--unproven", is_flag=True, help="Go on without a certificate that fits.")
-@_timeout_option
+@timeout_option
 @json_option
 def rollback(
     name: str,
@@ -270,7 +232,7 @@ def rollback(
     from thresher_serving.rollout import CanaryEnd, RolloutOptions, roll_back
 
     published = served_repository(server, repository)
-    where = connect(server)
+    where = connect(server, option="--to")
     with shown_steps() as show:
         done = roll_back(
             published,
@@ -308,7 +270,7 @@ def _alias(
     from thresher.alias import MlflowAlias
 
     has_store = bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").exists()
-    moves = MlflowAlias(name, alias or _DEFAULT_ALIAS)
+    moves = MlflowAlias(name, alias or DEFAULT_ALIAS)
     if not (alias or known or has_store):
         show("No alias is moved: no MLFLOW_TRACKING_URI, and no mlflow.db here")
         return None

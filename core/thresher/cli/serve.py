@@ -1,33 +1,35 @@
-"""`thresher serve`, `stop`, `predict` and `runtime`."""
+"""`thresher serve` and `stop`, and how other commands reach the server."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option, repository_option, server_option
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.options import repository_option
+from thresher.cli.output import say, steps
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
-    from thresher_serving import NamedLabel
     from thresher_serving.connection import Connection
     from thresher_serving.embedded.public import Public
 
-__all__ = ["connect", "predict", "runtime", "serve", "stop"]
+__all__ = ["connect", "serve", "stop"]
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def connect(server: str | None) -> str | Connection:
+def connect(server: str | None, *, option: str = "--server") -> str | Connection:
     """Return how to reach the given server, else the one that was started here.
 
     The key of a hardened server, and the certificates of its TLS, come from the environment
     (THRESHER_SERVER_KEY, THRESHER_TLS_CA, THRESHER_TLS_CERT, THRESHER_TLS_KEY) for a server that
     is given, and from the state folder for the one started here.
+
+    Args:
+        server: The address that was given; None for the server started here.
+        option: By which option it is given.
 
     Raises:
         ServerError: If none is given and none runs.
@@ -41,7 +43,7 @@ def connect(server: str | None) -> str | Connection:
     if running is None:
         raise ServerError(
             "no Triton server was started in this folder. Run: thresher serve --background, "
-            "or give --server HOST:PORT"
+            f"or give {option} HOST:PORT"
         )
     return running.where
 
@@ -85,6 +87,11 @@ def connect(server: str | None) -> str | Connection:
     metavar="SECONDS",
     help="End a backend process that has done nothing for so long though a request waits.",
 )
+@click.option(
+    "--percentiles",
+    is_flag=True,
+    help="Let `thresher status` show p50, p95 and p99; costs a busy server speed.",
+)
 @click.option("--unproven", is_flag=True, help="Serve versions without a proof of parity too.")
 def serve(
     repository: Path,
@@ -100,6 +107,7 @@ def serve(
     key_file: Path | None,
     tritonserver: Path | None,
     hung_after: float,
+    percentiles: bool,
     unproven: bool,
 ) -> None:
     """Start NVIDIA Triton on the model repository.
@@ -141,6 +149,7 @@ def serve(
             metrics_port=metrics_port,
             host=host,
             public=public,
+            percentiles=percentiles,
             watch=background,
             hung_s=hung_after,
         )
@@ -226,135 +235,3 @@ def stop() -> None:
     click.echo(
         f"Stopped Triton (process {stopped.pid})" if stopped else "No Triton server is running here"
     )
-
-
-@click.command()
-@click.argument("model")
-@click.argument(
-    "examples", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
-)
-@click.option("--model-version", type=click.IntRange(min=1), help="By default the one that serves.")
-@server_option
-@json_option
-def predict(
-    model: str,
-    examples: tuple[Path, ...],
-    model_version: int | None,
-    server: str | None,
-    as_json: bool,
-) -> None:
-    """Ask Triton about examples: pictures (PNG, JPEG) or arrays (.npy), one example a file.
-
-    True labels are shown where a metadata.csv (file_name,labels) lies beside a file.
-
-    Example: thresher predict digits examples/digits/*.png
-    """
-    import numpy as np
-
-    from thresher_serving import Client, load_example, true_labels
-
-    with Client(connect(server)) as client:
-        metadata = client.metadata(model, model_version)
-        rows = [load_example(path, metadata) for path in examples]
-        (name,) = metadata.inputs
-        answer = client.predict(model, {name: np.stack(rows)}, version=model_version)
-    truths = [true_labels(path) for path in examples]
-    if as_json:
-        print_json(
-            {
-                "model": answer.model_name,
-                "version": answer.model_version,
-                "examples": [
-                    {
-                        "file": str(path),
-                        "true": truth,
-                        "labels": [
-                            {"label": label, "probability": p, "threshold": t}
-                            for label, p, t in answer.named(row)
-                        ],
-                    }
-                    for row, (path, truth) in enumerate(zip(examples, truths, strict=True))
-                ],
-            }
-        )
-        return
-    cells = []
-    for row, (path, truth) in enumerate(zip(examples, truths, strict=True)):
-        named = answer.named(row)
-        predicted = [label for label, _, _ in named]
-        right = truth is None or sorted(truth) == sorted(predicted)
-        cells.append(
-            [
-                path.name,
-                "?" if truth is None else " ".join(truth) or "none",
-                _named(named),
-                "" if truth is None else ("yes" if right else "[red]no[/red]"),
-            ]
-        )
-    print_table(
-        f"{answer.model_name} version {answer.model_version}",
-        ["example", "true labels", "predicted labels: probability >= threshold", "right"],
-        cells,
-    )
-
-
-def _named(labels: Sequence[NamedLabel]) -> str:
-    """Return labels with their probabilities, and thresholds where the model tells them."""
-    return (
-        "   ".join(
-            f"{label}: {p:.3f}" + ("" if threshold is None else f" >= {threshold:.3f}")
-            for label, p, threshold in labels
-        )
-        or "none"
-    )
-
-
-@click.group()
-def runtime() -> None:
-    """Install, show or remove the Triton server of the nvidia-pytriton wheel."""
-
-
-@runtime.command()
-def install() -> None:
-    """Install the server now rather than at the first `thresher serve`.
-
-    Example: thresher runtime install
-    """
-    from thresher_serving import install_runtime
-
-    with steps() as show:
-        found = install_runtime(progress=show)
-    click.echo(f"Triton {found.version} is installed: {found.server}")
-
-
-@runtime.command()
-@json_option
-def info(as_json: bool) -> None:
-    """Show which Triton server `thresher serve` would start.
-
-    Example: thresher runtime info
-    """
-    from thresher_serving import runtime_info
-
-    content = runtime_info()
-    if as_json:
-        print_json(content)
-        return
-    for key, value in content.items():
-        click.echo(f"{key:18} {'-' if value is None else value}")
-
-
-@runtime.command()
-@click.option("--all", "everything", is_flag=True, help="Those of other Python versions too.")
-def remove(everything: bool) -> None:
-    """Remove the installed server from the cache folder.
-
-    Example: thresher runtime remove
-    """
-    from thresher_serving import remove_runtime
-
-    removed = remove_runtime(everything=everything)
-    for path in removed:
-        click.echo(f"Removed {path}")
-    if not removed:
-        click.echo("Nothing is installed")

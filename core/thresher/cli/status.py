@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 
 from thresher.cli.options import json_option
 from thresher.cli.output import print_json
-from thresher.cli.rollout import repository_option, to_option
+from thresher.cli.rollout_options import repository_option, to_option
 from thresher.cli.serve import connect
 from thresher.cli.status_table import status_table
 from thresher.errors import ServerError
@@ -50,9 +51,9 @@ def status(
 ) -> None:
     """Show what a server serves, whether it is proven, how many ask and how fast it answers.
 
-    Percentiles are shown where the server exports them (--metrics-config summary_latencies=true),
-    means otherwise; how often labels are given, where the model's configuration asks for counts
-    (label_metrics).
+    Percentiles are shown where the server exports them (thresher serve --percentiles; of another
+    server --metrics-config summary_latencies=true), means otherwise. How often labels are given is
+    shown where Thresher's backend counts it.
 
     Example: thresher status --watch
     """
@@ -74,32 +75,43 @@ def status(
 
 def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: bool) -> None:
     from rich.live import Live
+    from rich.text import Text
 
-    aliases, asked = _aliases(), time.monotonic()
+    aliases: dict[str, dict[str, int]] = {}
+    # the first answer takes MLflow's import, seconds in which there is something to see already
+    threading.Thread(target=_ask_again_and_again, args=(aliases,), daemon=True).start()
     before: ServerStatus | None = None
+    read_at = time.monotonic()
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         try:
             while True:
                 begin = time.monotonic()
-                if begin - asked > _ALIASES_EVERY_S:
-                    aliases, asked = _aliases(), begin
                 try:
-                    now = reader.read(aliases)
+                    now, last_at, read_at = reader.read(dict(aliases)), read_at, time.monotonic()
                     picture = status_table(
                         now,
                         width=console.width,
                         every_label=every_label,
                         before=before,
-                        every_s=every_s,
+                        every_s=read_at - last_at,
                     )
                     live.update(picture, refresh=True)
                     before = now
                 except ServerError as error:  # it may come back
-                    live.update(f"{time.strftime('%H:%M:%S')}  {error}", refresh=True)
+                    live.update(Text(f"{time.strftime('%H:%M:%S')}  {error}"), refresh=True)
                     before = None
                 time.sleep(max(0.1, every_s - (time.monotonic() - begin)))
         except KeyboardInterrupt:
             return
+
+
+def _ask_again_and_again(aliases: dict[str, dict[str, int]]) -> None:
+    while True:
+        found = _aliases()
+        aliases.update(found)
+        for name in aliases.keys() - found.keys():
+            del aliases[name]
+        time.sleep(_ALIASES_EVERY_S)
 
 
 def _reader(server: str | None, repository: Path | None, metrics_url: str | None) -> StatusReader:
@@ -107,7 +119,7 @@ def _reader(server: str | None, repository: Path | None, metrics_url: str | None
     from thresher_serving import running_server
     from thresher_serving.rollout import StatusReader
 
-    where = connect(server)
+    where = connect(server, option="--to")
     running = None if server else running_server()
     folder = repository or (Path(running.repository) if running else Path("model_repository"))
     if metrics_url is None and running:

@@ -42,7 +42,11 @@ def status_table(
     for each in found.versions:
         rate = _rate(each, earlier.get(_key(each)), every_s)
         cells = _cells(each, rate, is_wide=width >= _WIDE, has_percentiles=has_percentiles)
-        rows.append({column: cell for column, cell in cells.items() if every_s or column != "/s"})
+        if not every_s:
+            del cells["/s"]
+        elif width < _WIDE:
+            del cells["queue"]  # there is no room for both
+        rows.append(cells)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in dict.fromkeys(name for row in rows for name in row):
         if column in {"model", "alias"}:
@@ -198,6 +202,10 @@ def _footer(found: ServerStatus) -> list[str]:
             rollback = f"; thresher rollback {name} brings version {back} back" if back else ""
             lines.append(f"{name}: published besides: {shown}{rollback}")
     lines += [f"{what} is being checked beside what serves" for what in found.rolling_out]
+    if any(e.requests for e in found.versions) and not any(
+        e.percentiles_ms for e in found.versions
+    ):
+        lines.append("means alone: percentiles need thresher serve --percentiles")
     for each in found.versions:
         if each.reason:
             version = "" if each.version is None else f" version {each.version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from thresher.errors import DataError
 from thresher_serving.client.metadata import ModelMetadata
 
-__all__ = ["checked_outputs", "cut", "empty", "join"]
+__all__ = ["checked_outputs", "cut", "empty", "join", "output_bytes"]
 
 Array = npt.NDArray[Any]
 
@@ -56,6 +57,25 @@ def empty(model: ModelMetadata, outputs: Sequence[str]) -> dict[str, Array]:
         sizes = (labels if size == -1 else size for size in output.shape)
         arrays[name] = np.empty((0, *sizes), output.dtype)
     return arrays
+
+
+def output_bytes(
+    model: ModelMetadata, outputs: Sequence[str], inputs: Mapping[str, Array]
+) -> dict[str, int]:
+    """Return how many bytes each output of a request takes, where the metadata tells.
+
+    Args:
+        model: The model's description.
+        outputs: What is asked for.
+        inputs: What is sent, [N, ...] each where the model has a batch axis.
+    """
+    rows = len(next(iter(inputs.values()))) if model.max_batch_size else 1
+    tensors = [model.outputs[name] for name in outputs]
+    return {
+        tensor.name: rows * math.prod(tensor.shape) * tensor.dtype.itemsize
+        for tensor in tensors
+        if -1 not in tensor.shape and tensor.datatype not in {"BYTES", "BF16"}
+    }
 
 
 def checked_outputs(model: ModelMetadata, outputs: Sequence[str]) -> list[str]:

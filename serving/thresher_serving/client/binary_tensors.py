@@ -83,7 +83,7 @@ def decoded(headers: Mapping[str, str], body: bytes, outputs: Sequence[str]) -> 
 
 def _bytes_of(array: Array) -> bytes:
     if array.dtype.kind != "O":
-        return array.tobytes()
+        return np.asarray(array).tobytes()
     from tritonclient.utils import serialize_byte_tensor
 
     serialized = serialize_byte_tensor(array)

@@ -32,16 +32,17 @@ class Client:
     It opens one connection to a server, uses it for all calls, and may be shared between threads.
 
     Args:
-        url: HOST:PORT of the server's gRPC endpoint, or ``http://HOST:PORT`` for HTTP with binary
-            tensors; or several of them, which serve the same models: one is asked until it fails,
-            then the next.
+        url: HOST:PORT of the server's gRPC endpoint; ``http://HOST:PORT`` for HTTP with binary
+            tensors; or HOST for whichever is faster, on Triton's usual ports. Or several of them,
+            which serve the same models: one is asked until it fails, then the next.
         headers: Sent with every call, such as a hardened server's keys.
         tls: Certificates; plain connections where left out.
         retries: When a call that failed for a passing reason is made again.
         in_flight: The most requests that one call of `predict` has under way at a time.
-        shared_memory: Whether inputs go through system shared memory, for a server on this host
-            that is asked over gRPC; where it refuses, they go in messages. By default, inputs of
-            1 MiB and more do where the address is a loopback one.
+        shared_memory: Whether inputs and outputs go through shared memory, for a server on this
+            host that is asked over gRPC; where it refuses, they go in messages. By default, where
+            the address is a loopback one, inputs of 1 MiB and more, outputs of 0.5 MiB and more,
+            and inputs that lie on an NVIDIA GPU do.
         tokenizer: The model's ``tokenizer.json``: `predict` then takes texts.
         max_length: The tokens that are kept of a text, as in the recipe that trained the model.
 
@@ -143,16 +144,18 @@ class Client:
         Args:
             model: The model's name.
             inputs: Arrays [N, ...] by name, or the array of a model's only input; or N texts, if
-                the client has a tokenizer.
+                the client has a tokenizer. NumPy's, or of a library that speaks DLPack.
             version: Which version; the one that Triton chooses (the highest) where left out.
             outputs: What to ask for: "probabilities", and if wanted "labels" and "logits". Labels
                 that are not asked for are computed from probabilities and thresholds, which gives
                 the server's own, bit for bit.
             timeout_s: How long the call may take, parts and retries included.
-            allow_nonfinite: Whether NaN and infinities may be sent.
+            allow_nonfinite: Whether NaN and infinities may be sent. What lies on a GPU is not
+                looked through for them.
 
         Raises:
             DataError: If the inputs are not what the model takes; nothing was sent.
+            MissingExtraError: If an input lies on a GPU, and cuda-python is not installed.
             NotFoundError: If there is no such model, version or output.
             ServerError: If no server answers in time, or it cannot.
         """

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from thresher.errors import ConfigError
+from thresher.errors import ConfigError, MissingExtraError
+from thresher_serving.client.fastest import FastestTransport
 from thresher_serving.client.pace import BlockingPace, SuspendingPace
 from thresher_serving.client.retries import Retries
 from thresher_serving.client.session import Session
-from thresher_serving.client.shared_memory import LARGE_BYTES, Regions
+from thresher_serving.client.shared_memory import LARGE_BYTES, LARGE_OUTPUT_BYTES, SharedMemory
 from thresher_serving.client.texts import TextTokenizer
 from thresher_serving.client.transport import GrpcTransport, Transport
 from thresher_serving.connection import Connection, Tls, as_connection
@@ -40,7 +41,6 @@ def opened(
     places = [url] if isinstance(url, str | Connection) else list(url)
     if not places:
         raise ConfigError("got no server, expected at least one HOST:PORT")
-    is_async = isinstance(pace, SuspendingPace)
     servers: list[Transport] = []
     for place in places:
         connection = as_connection(place)
@@ -48,27 +48,47 @@ def opened(
             connection = replace(connection, headers={**connection.headers, **headers})
         if tls is not None:
             connection = replace(connection, tls=tls)
-        if connection.is_http:
-            if shared_memory:
-                raise ConfigError(
-                    f"{connection.url}: shared memory goes with gRPC; give HOST:PORT, 8001 by "
-                    "default"
-                )
-            from thresher_serving.client.http_transport import AsyncHttpTransport, HttpTransport
-
-            servers.append((AsyncHttpTransport if is_async else HttpTransport)(connection))
-        else:
-            regions = _regions(connection, shared_memory, pace)
-            servers.append(GrpcTransport(connection, is_async=is_async, regions=regions))
+        servers.append(_transport(connection, pace, shared_memory))
     texts = TextTokenizer(tokenizer, max_length=max_length)
     return Session(servers, pace=pace, retries=retries, tokenizer=texts)
 
 
-def _regions(
+def _transport(
+    connection: Connection, pace: BlockingPace | SuspendingPace, shared_memory: bool | None
+) -> Transport:
+    """Return how a server is asked, by its address: over gRPC, over HTTP, or by the faster one."""
+    is_async = isinstance(pace, SuspendingPace)
+    if connection.is_http:
+        if shared_memory:
+            raise ConfigError(
+                f"{connection.url}: shared memory goes with gRPC; give HOST:PORT, 8001 by default"
+            )
+        return _over_http(connection, is_async)
+    memory = _memory(connection, shared_memory, pace)
+    over_grpc = GrpcTransport(connection, is_async=is_async, memory=memory)
+    twin = connection.over_http
+    if twin is None:
+        return over_grpc
+    try:
+        return FastestTransport(over_grpc, _over_http(twin, is_async))
+    except MissingExtraError:  # without aiohttp there is one way only
+        return over_grpc
+
+
+def _over_http(connection: Connection, is_async: bool) -> Transport:
+    from thresher_serving.client.http_transport import AsyncHttpTransport, HttpTransport
+
+    return (AsyncHttpTransport if is_async else HttpTransport)(connection)
+
+
+def _memory(
     connection: Connection, wanted: bool | None, pace: BlockingPace | SuspendingPace
-) -> Regions | None:
-    if wanted:
-        return Regions(connection, min_bytes=1, sleep=pace.sleep)
-    if wanted is None and connection.is_loopback:
-        return Regions(connection, min_bytes=LARGE_BYTES, sleep=pace.sleep)
-    return None
+) -> SharedMemory | None:
+    if not wanted and (wanted is False or not connection.is_loopback):
+        return None
+    return SharedMemory(
+        connection,
+        min_bytes=1 if wanted else LARGE_BYTES,
+        min_output_bytes=1 if wanted else LARGE_OUTPUT_BYTES,
+        sleep=pace.sleep,
+    )

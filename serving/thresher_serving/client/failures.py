@@ -13,7 +13,6 @@ __all__ = [
     "RefusedError",
     "explained",
     "failure_of",
-    "is_about_memory",
     "without_stack",
 ]
 
@@ -53,8 +52,8 @@ class CallFailure(Exception):  # noqa: N818 - never seen outside: `explained` ma
 
     @property
     def is_about_memory(self) -> bool:
-        """Whether the server does not know a region of shared memory that it was pointed to."""
-        return is_about_memory(self.message)
+        """Whether the server knows no such region of shared memory, or one that is too small."""
+        return "shared memory" in self.message.lower()
 
     @property
     def is_transient(self) -> bool:
@@ -83,11 +82,6 @@ def failure_of(error: Any) -> CallFailure:
 def without_stack(message: str) -> str:
     """Return a message of Triton's without the stack that the Python backend appends."""
     return message.partition("\n\nAt:\n")[0].strip()
-
-
-def is_about_memory(text: str) -> bool:
-    """Return whether a server's words are about shared memory."""
-    return "shared memory" in text.lower()
 
 
 class RefusedError(ServerError):

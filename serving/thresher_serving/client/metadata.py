@@ -12,6 +12,7 @@ import numpy.typing as npt
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError, unknown_name
 from thresher.repository import decision_key
+from thresher_serving.client.cuda_memory import CudaArray, DlpackArray, as_array
 
 __all__ = ["ModelMetadata", "TensorMetadata", "checked_inputs", "metadata_of"]
 
@@ -138,9 +139,14 @@ def metadata_of(metadata: Any, config: Any, version: int) -> ModelMetadata:
 
 
 def checked_inputs(
-    model: ModelMetadata, inputs: Mapping[str, Array] | Array, *, allow_nonfinite: bool
-) -> dict[str, Array]:
+    model: ModelMetadata,
+    inputs: Mapping[str, Array | DlpackArray] | Array | DlpackArray,
+    *,
+    allow_nonfinite: bool,
+) -> dict[str, Any]:
     """Return the inputs by name, proven to be what the model takes.
+
+    What lies on a GPU stays there, as a `CudaArray`: its values are not looked at.
 
     Args:
         model: The model's description.
@@ -169,12 +175,12 @@ def checked_inputs(
             + ", ".join(f'"{name}"' for name in missing)
             + f"; got {', '.join(inputs) or 'none'}"
         )
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, given in inputs.items():
         where = f'model {model.name}, input "{name}"'
-        array = _check_dtype(where, known[name], given)
+        array = _check_dtype(where, known[name], as_array(where, given))
         _check_shape(where, known[name], array, batched=model.max_batch_size > 0)
-        if not allow_nonfinite:
+        if not allow_nonfinite and isinstance(array, np.ndarray):
             _check_finite(where, array)
         checked[name] = array
     if model.max_batch_size:
@@ -184,10 +190,8 @@ def checked_inputs(
     return checked
 
 
-def _check_dtype(where: str, tensor: TensorMetadata, array: Array) -> Array:
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{where} is a {type(array).__name__}, expected a NumPy array")
-    if tensor.datatype == "BYTES" and array.dtype.kind in "OSU":
+def _check_dtype(where: str, tensor: TensorMetadata, array: Array | CudaArray) -> Array | CudaArray:
+    if tensor.datatype == "BYTES" and isinstance(array, np.ndarray) and array.dtype.kind in "OSU":
         return array if array.dtype.kind == "O" else array.astype(np.object_)
     if array.dtype != tensor.dtype:
         raise DataError(
@@ -197,7 +201,9 @@ def _check_dtype(where: str, tensor: TensorMetadata, array: Array) -> Array:
     return array
 
 
-def _check_shape(where: str, tensor: TensorMetadata, array: Array, *, batched: bool) -> None:
+def _check_shape(
+    where: str, tensor: TensorMetadata, array: Array | CudaArray, *, batched: bool
+) -> None:
     expected = ["N", *map(_size, tensor.shape)] if batched else [*map(_size, tensor.shape)]
     shape = f"{list(array.shape)}, expected [{', '.join(expected)}]"
     sizes = (-1, *tensor.shape) if batched else tensor.shape

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError, NotFoundError, ThresherError
 from thresher_serving.client import batching
 from thresher_serving.client.asking import Asking
 from thresher_serving.client.canary import Canaries, canary_of, share_of
+from thresher_serving.client.cuda_memory import DlpackArray
 from thresher_serving.client.failures import CallFailure, GoneError, RefusedError
 from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
 from thresher_serving.client.pace import Pace
@@ -24,7 +24,7 @@ from thresher_serving.client.transport import Answer, Request, Transport
 __all__ = ["Inputs", "Session"]
 
 Array = npt.NDArray[Any]
-Inputs = Mapping[str, Array] | Array | Sequence[str]
+Inputs = Mapping[str, Array | DlpackArray] | Array | DlpackArray | Sequence[str]
 Choice = Callable[[ModelMetadata], list[str]]
 
 _TURNS = 5
@@ -205,9 +205,10 @@ class Session:
     def _checked(
         self, described: ModelMetadata, inputs: Inputs, allow_nonfinite: bool
     ) -> dict[str, Array]:
-        if not isinstance(inputs, Mapping | np.ndarray):
-            inputs = self._tokenizer.inputs(described, inputs)
-        return checked_inputs(described, inputs, allow_nonfinite=allow_nonfinite)
+        given: Any = inputs
+        if not isinstance(given, Mapping) and not hasattr(given, "__dlpack__"):
+            given = self._tokenizer.inputs(described, given)
+        return checked_inputs(described, given, allow_nonfinite=allow_nonfinite)
 
     async def _answers(
         self,
@@ -244,6 +245,7 @@ class Session:
             inputs=part,
             datatypes={name: described.inputs[name].datatype for name in part},
             outputs=tuple(outputs),
+            output_bytes=batching.output_bytes(described, outputs, part),
         )
         return await self._asking.ask(
             lambda server, left_s: server.infer(request, left_s), deadline, request.model, version

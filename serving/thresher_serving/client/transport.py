@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.shared_memory import SharedMemory
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from thresher_serving.client.failures import CallFailure, failure_of
-from thresher_serving.client.shared_memory import Regions
+from thresher_serving.client.shared_memory import Loan, SharedMemory
 from thresher_serving.client.under_way import BlockingCalls, Calls, SuspendingCalls
 from thresher_serving.connection import Connection
 from thresher_serving.control import ModelState
@@ -40,14 +39,17 @@ class Request:
     version: str
     """Its version; empty leaves the choice to the server."""
 
-    inputs: Mapping[str, Array]
-    """What is sent, by input name."""
+    inputs: Mapping[str, Any]
+    """The arrays that are sent, by input name; one that lies on a GPU is a `CudaArray`."""
 
     datatypes: Mapping[str, str]
     """Triton's name of each input's type."""
 
     outputs: tuple[str, ...]
     """What is asked for; none asks for all."""
+
+    output_bytes: Mapping[str, int] = field(default_factory=dict)
+    """How many bytes an output will take, where the model's metadata tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,50 +90,52 @@ class GrpcTransport:
     Args:
         connection: Where the server is.
         is_async: Whether to wait by suspending, for a caller inside an event loop.
-        regions: Shared memory for inputs; None sends them in the messages.
+        memory: Shared memory for tensors; None sends them in the messages.
     """
 
     def __init__(
-        self, connection: Connection, *, is_async: bool, regions: Regions | None = None
+        self, connection: Connection, *, is_async: bool, memory: SharedMemory | None = None
     ) -> None:
-        self.url = connection.url
+        self.url = connection.url if connection.has_scheme else connection.address
         self._connection = connection
         self._is_async = is_async
-        self._regions = regions
+        self._memory = memory
         self._opened: Any = None
         self._calls: Calls = SuspendingCalls() if is_async else BlockingCalls()
 
     async def infer(self, request: Request, timeout_s: float) -> Answer:
-        """Return the server's answer, its inputs sent through shared memory if that is on."""
-        from tritonclient.grpc import InferInput
+        """Return the server's answer, its tensors sent through shared memory if that is on."""
+        from tritonclient.grpc import InferInput, InferRequestedOutput
 
         feeds = [
             InferInput(name, list(array.shape), request.datatypes[name])
             for name, array in request.inputs.items()
         ]
         end = time.monotonic() + timeout_s
-        if self._regions is not None:
-            region = await self._regions.lent(self._call, request.inputs, feeds)
-            if region is not None:
-                try:
-                    return await self._sent(request, feeds, timeout_s, region)
-                except CallFailure as failure:
-                    if not failure.is_about_memory:
-                        raise
-                # the server was started anew and knows the region no more
+        if self._memory is not None:
+            wanted = [InferRequestedOutput(name) for name in request.outputs]
+            loan = await self._memory.lent(self._call, request, feeds, wanted)
+            try:
+                return await self._sent(request, feeds, wanted, timeout_s, loan)
+            except CallFailure as failure:
+                if not failure.is_about_memory:
+                    raise
+            # the server was started anew and knows the region no more, or an output is too large
         for feed, array in zip(feeds, request.inputs.values(), strict=True):
             feed.set_data_from_numpy(np.ascontiguousarray(array))
-        return await self._sent(request, feeds, end - time.monotonic(), None)
+        wanted = [InferRequestedOutput(name) for name in request.outputs]
+        return await self._sent(request, feeds, wanted, end - time.monotonic(), Loan())
 
     async def _sent(
-        self, request: Request, feeds: list[Any], timeout_s: float, region: SharedMemory | None
+        self, request: Request, feeds: list[Any], wanted: list[Any], timeout_s: float, loan: Loan
     ) -> Answer:
         """Return the answer to a request whose inputs are in their place."""
-        from tritonclient.grpc import InferRequestedOutput
+        read: dict[str, Array] = {}
 
-        def over(error: BaseException | None) -> None:
-            if region is not None and self._regions is not None:
-                self._regions.give_back(region, error)
+        def over(result: Any, error: BaseException | None) -> None:
+            if result is not None:  # whoever borrows the memory next writes over it
+                read.update(loan.read(result.get_response()))
+            loan.give_back(error)
 
         with _failing():
             result = await self._calls.infer(
@@ -141,12 +145,16 @@ class GrpcTransport:
                 when_over=over,
                 timeout_s=timeout_s,
                 model_version=request.version,
-                outputs=[InferRequestedOutput(name) for name in request.outputs] or None,
+                outputs=wanted or None,
             )
         response = result.get_response()
         names = request.outputs or [output.name for output in response.outputs]
-        arrays = {name: result.as_numpy(name) for name in names}
+        arrays = {name: read[name] if name in read else result.as_numpy(name) for name in names}
         return Answer(version=int(response.model_version), arrays=arrays)
+
+    def shares(self, request: Request) -> bool:
+        """Return whether a part of a request would go through shared memory."""
+        return self._memory is not None and self._memory.takes(request)
 
     async def describe(self, model: str, version: str, timeout_s: float) -> tuple[Any, Any, int]:
         """Return Triton's metadata and configuration of a model, and the version they are of."""
@@ -182,8 +190,8 @@ class GrpcTransport:
         if self._opened is None:
             return
         await self._calls.ended(_CLOSING_S)
-        if self._regions is not None:
-            await self._regions.close(self._call)
+        if self._memory is not None:
+            await self._memory.close(self._call)
         closing = self._opened.close()
         if self._is_async:
             await closing

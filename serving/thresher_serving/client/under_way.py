@@ -20,7 +20,7 @@ from thresher_serving.client.failures import CallFailure
 
 __all__ = ["BlockingCalls", "Calls", "SuspendingCalls"]
 
-WhenOver = Callable[[BaseException | None], None]
+WhenOver = Callable[[Any, BaseException | None], None]
 
 _GRACE_S = 60.0
 """How much later than its caller's deadline a call is cancelled after all."""
@@ -49,7 +49,8 @@ class Calls(Protocol):
             client: The tritonclient.
             model: The model's name.
             feeds: Its inputs.
-            when_over: Called with the error, or None, when the server is done with the call.
+            when_over: Called with the result or None, and the error or None, when the server is
+                done with the call; before its caller goes on.
             timeout_s: How long to wait.
             options: More arguments of tritonclient's ``infer``.
         """
@@ -91,7 +92,7 @@ class BlockingCalls:
             except BaseException as raised:  # noqa: BLE001 - it is the caller's
                 error = raised
             self._under_way.discard(future)
-            when_over(error)
+            when_over(result, error)
             if error is None:
                 future.set_result(result)
             else:
@@ -145,7 +146,8 @@ class SuspendingCalls:
 
         def over(task: asyncio.Task[Any]) -> None:
             self._under_way.discard(task)
-            when_over(asyncio.CancelledError() if task.cancelled() else task.exception())
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            when_over(task.result() if error is None else None, error)
 
         call = client.infer(model, feeds, client_timeout=timeout_s + _GRACE_S, **options)
         task = asyncio.ensure_future(call)

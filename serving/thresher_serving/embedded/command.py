@@ -40,6 +40,7 @@ def server_command(
     host: str,
     ports: Mapping[str, int],
     models: Sequence[str],
+    percentiles: bool = False,
     public: Public | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Return the program and its arguments, and what some of them really are.
@@ -50,6 +51,7 @@ def server_command(
         host: The address to bind.
         ports: A port for each option, such as ``{"--grpc-port": 8001}``.
         models: Which models to load.
+        percentiles: Whether its metrics hold percentiles of latency, which cost every request.
         public: What a hardened server needs; None starts a plain one.
     """
     command = [
@@ -59,11 +61,12 @@ def server_command(
         "--model-control-mode=explicit",
         "--exit-on-error=false",  # one model that cannot load must not keep the others away
         "--strict-readiness=false",
-        "--metrics-config=summary_latencies=true",  # percentiles, for `thresher status`
         f"--grpc-address={host}",
         *(f"{option}={port}" for option, port in ports.items()),
         *(f"--load-model={name}" for name in models),
     ]
+    if percentiles:
+        command.append("--metrics-config=summary_latencies=true")
     hidden: dict[str, str] = {}
     if all(_is_complete(repository / name / CONFIG_FILE) for name in models):
         # a second process and a second of waiting, at each load of our backend

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from thresher.errors import ThresherError
+from thresher.repository import ModelRepository
+from thresher_serving.client.canary import is_canary, without_canary
+from thresher_serving.connection import Connection, as_connection
 
 __all__ = ["Mending"]
 
@@ -21,12 +27,16 @@ class Mending:
 
     Args:
         client: A tritonclient gRPC client.
+        where: How its server is reached.
         repository: The model repository.
         say: Takes a line for the log.
     """
 
-    def __init__(self, client: Any, repository: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: Any, where: str | Connection, repository: Path, say: Callable[[str], None]
+    ) -> None:
         self._client = client
+        self._where = where
         self._repository = repository
         self._say = say
         self._owed: dict[str, float] = {}
@@ -41,6 +51,8 @@ class Mending:
         """
         from tritonclient.utils import InferenceServerException
 
+        if is_canary(name):
+            return self._load_canary_anew(without_canary(name)) and answers()
         try:
             if self._touch(name, version):  # the other versions and instances go on meanwhile
                 self._client.load_model(name, client_timeout=_LOAD_S)
@@ -57,6 +69,25 @@ class Mending:
             self._say(f"{name} cannot be loaded: {error.message()}. It is tried again")
             return False
         return answers()
+
+    def _load_canary_anew(self, name: str) -> bool:
+        """Load a model's canary anew, which has no files of its own; return whether that was done.
+
+        One that cannot be loaded is taken away: what serves gets its calls already.
+        """
+        from thresher_serving.rollout.canary import end_canary, restart_canary
+        from thresher_serving.rollout.checks import UnderWayError
+
+        try:
+            restart_canary(ModelRepository(self._repository), name, self._where, timeout_s=_LOAD_S)
+        except UnderWayError:
+            return False  # whoever is at it ends the canary, or loads one in its place
+        except ThresherError as error:
+            with contextlib.suppress(ThresherError):
+                end_canary(name, as_connection(self._where), self._client)
+            self._say(f"{name} has no canary any more, and what serves gets every call: {error}")
+            return False
+        return True
 
     def pay(self) -> None:
         """Load what was unloaded here and could not be loaded again."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import queue
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +12,14 @@ import numpy as np
 
 from thresher.published_models import COMPANION_KEY
 
-__all__ = ["Health", "Row", "zero_row"]
+__all__ = ["Asking", "Health", "Row", "zero_row"]
 
 _TIMEOUT_S = 1.5
 """A request to a dead backend process fails after one second (Triton 2.51.0)."""
+
+_CANCELLED_S = 3600.0
+"""When a request is given up after all: one that is cancelled as it is answered can end Triton
+(`thresher_serving.client.under_way`)."""
 
 
 class Health(enum.Enum):
@@ -26,7 +32,7 @@ class Health(enum.Enum):
     """Triton says that the backend's process is gone, or has not run for a second."""
 
     SILENT = "silent"
-    """No answer in time: busy, hanging, or about to be called dead."""
+    """No answer so far: busy, hanging, or about to be called dead."""
 
 
 @dataclass(slots=True)
@@ -54,7 +60,7 @@ class Row:
                 self.inputs,
                 model_version=str(self.version),
                 request_id="thresher-watch",
-                client_timeout=_TIMEOUT_S,
+                client_timeout=_CANCELLED_S,
             )
         except InferenceServerException as error:
             if "not healthy" in str(error.message()):
@@ -63,6 +69,39 @@ class Row:
             return Health.SILENT if late else Health.ALIVE
         self.counted = 1
         return Health.ALIVE
+
+
+class Asking:
+    """The requests to one version that are under way; nobody waits long, and none is cancelled."""
+
+    def __init__(self) -> None:
+        self._answers: queue.SimpleQueue[tuple[Health, int]] = queue.SimpleQueue()
+        self._num_under_way = 0
+
+    def ask(self, row: Row, client: Any, *, at_most: int) -> tuple[Health, int]:
+        """Return what an answer tells, and how many successes it is in Triton's statistics.
+
+        Args:
+            row: What to ask.
+            client: A tritonclient gRPC client.
+            at_most: How many requests may be under way; with so many, an earlier one is waited for.
+        """
+        if self._num_under_way < at_most:
+            self._num_under_way += 1
+            threading.Thread(target=self._send, args=(row, client), daemon=True).start()
+        try:
+            answer = self._answers.get(timeout=_TIMEOUT_S)
+        except queue.Empty:
+            return Health.SILENT, 0
+        self._num_under_way -= 1
+        return answer
+
+    def _send(self, row: Row, client: Any) -> None:
+        health = Health.SILENT
+        try:
+            health = row.send(client)
+        finally:
+            self._answers.put((health, row.counted))
 
 
 def zero_row(client: Any, name: str, version: int, *, timeout_s: float) -> Row | None:

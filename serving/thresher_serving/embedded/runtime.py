@@ -19,10 +19,8 @@ from typing import Any, Literal
 
 from thresher.errors import RuntimeUnavailableError
 from thresher_serving.embedded.runtime_install import (
-    TRITON_VERSION,
     Progress,
     cache_folder,
-    check_platform,
     ensure_installed,
     read_marker,
     remove_installed,
@@ -30,6 +28,7 @@ from thresher_serving.embedded.runtime_install import (
     site_packages,
     what_is_broken,
 )
+from thresher_serving.embedded.runtime_platform import TRITON_VERSION, check_platform
 
 __all__ = ["Runtime", "find_runtime", "install_runtime", "remove_runtime", "runtime_info"]
 

@@ -26,7 +26,7 @@ from thresher_serving.embedded.state import (
     running_server,
     write_state,
 )
-from thresher_serving.embedded.watch import start_watcher
+from thresher_serving.embedded.watcher import start_watcher
 
 __all__ = ["STATE_DIR", "RunningServer", "running_server", "start_server", "stop_server"]
 
@@ -50,6 +50,7 @@ def start_server(
     models: Sequence[str] | None = None,
     state_dir: Path | None = STATE_DIR,
     public: Public | None = None,
+    percentiles: bool = False,
     watch: bool = False,
     hung_s: float = HUNG_S,
 ) -> RunningServer:
@@ -68,6 +69,8 @@ def start_server(
         state_dir: Where the state file is kept, so that `stop_server` finds the server; None
             keeps none.
         public: What a hardened server needs, see `public_server`; None starts a plain one.
+        percentiles: Whether its metrics hold percentiles of latency. Under full load they take
+            15 to 25 % of the requests a second, and double the slowest percent (Triton 2.51.0).
         watch: Whether a process of its own watches the server, and mends models whose backend
             process died, until the server is stopped. `RunningServer.wait` does that itself.
         hung_s: How long a backend process may do nothing though a request waits; then whoever
@@ -93,7 +96,13 @@ def start_server(
     ports = process.choose_ports(host, wanted_ports)
     log = log_file or (STATE_DIR if state_dir is None else state_dir) / "server.log"
     command, hidden = server_command(
-        runtime, repository.resolve(), host=host, ports=ports, models=wanted, public=public
+        runtime,
+        repository.resolve(),
+        host=host,
+        ports=ports,
+        models=wanted,
+        percentiles=percentiles,
+        public=public,
     )
     with contextlib.ExitStack() as stack:
         with process.interrupts_deferred():
@@ -110,6 +119,7 @@ def start_server(
             repository=str(repository.resolve()),
             log_file=str(log.resolve()),
             runtime=f"{runtime.kind} {runtime.version}",
+            backend_directory=str(runtime.backend_directory),
             state_dir=None if state_dir is None else str(state_dir.resolve()),
             security=None if public is None else public.security,
             hung_s=hung_s,

@@ -71,6 +71,9 @@ class RunningServer:
     runtime: str
     """Which server this is, such as "wheel 2.51.0"."""
 
+    backend_directory: str = ""
+    """Where its backends are; one that is a model.py runs in processes of its own."""
+
     state_dir: str | None
     """Where its state file is; None if there is none."""
 
@@ -162,7 +165,7 @@ class RunningServer:
             ServerError: If the server ended by itself; the message has its last lines. That
                 another process stopped it (`thresher stop`) is no error.
         """
-        from thresher_serving.embedded.watch import watching
+        from thresher_serving.embedded.watcher import watching
 
         out = sys.stderr if stream is None else stream
         try:

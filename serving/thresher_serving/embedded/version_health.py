@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-__all__ = ["Silence", "VersionHealth"]
+from thresher_serving.embedded.probe import Asking
 
-_IDLE_SHARE = 0.02
+__all__ = ["IDLE_SHARE", "Silence", "VersionHealth"]
+
+IDLE_SHARE = 0.02
 """Which share of a core is no work: a process that waits for requests takes less than 0.005."""
 
 
@@ -26,7 +28,7 @@ class Silence:
 
     def is_idle(self, now: float, cpu_s: float) -> bool:
         """Return whether they have done nothing since the last look."""
-        if cpu_s - self.cpu_s > _IDLE_SHARE * (now - self.at):
+        if cpu_s - self.cpu_s > IDLE_SHARE * (now - self.at):
             self.idle_since = now
         self.at, self.cpu_s = now, cpu_s
         return self.idle_since < now
@@ -42,6 +44,9 @@ class VersionHealth:
 
     probed: float = float("-inf")
     """When it was last asked for a prediction."""
+
+    asking: Asking = field(default_factory=Asking)
+    """What it was asked and has not answered."""
 
     well: float | None = None
     """When it was last seen to answer."""

@@ -27,6 +27,7 @@ __all__ = [
     "end_canary",
     "find_canary",
     "percent",
+    "restart_canary",
     "start_canary",
 ]
 
@@ -139,15 +140,8 @@ def start_canary(
         progress(f"Loading {name}/{version} as a canary for {percent(share)} of calls{instead}")
         agreement = None
         try:
-            load_once(
-                canary_of(name),
-                repository,
-                name,
-                version,
-                checks.where,
-                timeout_s=checks.options.timeout_s,
-                parameters={SHARE_PARAMETER: f"{share:.6g}"},
-            )
+            canary = Canary(version=version, share=share)
+            _load(repository, name, canary, checks.where, timeout_s=checks.options.timeout_s)
             if golden is not None:
                 progress("Comparing the golden rows once more, on the canary")
                 agreement = golden.compare(
@@ -205,3 +199,42 @@ def end_canary(name: str, where: Connection, client: Any) -> None:
     model = canary_of(name)
     with control.translated(where, client, model=model):
         client.unload_model(model, client_timeout=10)
+
+
+def restart_canary(
+    repository: ModelRepository, name: str, where: str | Connection, *, timeout_s: float
+) -> None:
+    """Load a model's canary anew, whose backend process died; version and share stay.
+
+    Args:
+        repository: The repository that the server reads.
+        name: The model.
+        where: The server.
+        timeout_s: How long the load may take.
+
+    Raises:
+        UnderWayError: If a rollout of the model is under way, which will see to the canary.
+        NotFoundError: If there is none any more.
+        ServerError: If it cannot be loaded; it is unloaded by then.
+        PublishError: If the disk refuses.
+    """
+    with alone_on(repository, name, where, None, lambda _: None) as checks:
+        canary = find_canary(name, checks.where, checks.client)
+        if canary is None:
+            raise NotFoundError(f"the canary of {name} was ended meanwhile")
+        end_canary(name, checks.where, checks.client)
+        _load(repository, name, canary, checks.where, timeout_s=timeout_s)
+
+
+def _load(
+    repository: ModelRepository, name: str, canary: Canary, where: Connection, *, timeout_s: float
+) -> None:
+    load_once(
+        canary_of(name),
+        repository,
+        name,
+        canary.version,
+        where,
+        timeout_s=timeout_s,
+        parameters={SHARE_PARAMETER: f"{canary.share:.6g}"},
+    )

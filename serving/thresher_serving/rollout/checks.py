@@ -15,6 +15,7 @@ from thresher.errors import (
     DecisionError,
     NotFoundError,
     ParityError,
+    PublishError,
     ServerError,
     ThresherError,
 )
@@ -27,7 +28,11 @@ from thresher_serving.rollout.golden_rows import GoldenRows
 from thresher_serving.rollout.plan import Progress, RolloutOptions, label_change
 from thresher_serving.rollout.twin import loaded_twin
 
-__all__ = ["Checks", "alone_on"]
+__all__ = ["Checks", "UnderWayError", "alone_on"]
+
+
+class UnderWayError(ServerError):
+    """Somebody else works on the same model just now."""
 
 
 @contextlib.contextmanager
@@ -42,7 +47,9 @@ def alone_on(
 
     Raises:
         NotFoundError: If there is no such model.
-        ServerError: If another rollout of it is under way, or it follows another model.
+        UnderWayError: If another rollout of it is under way.
+        ServerError: If it follows another model.
+        PublishError: If the repository cannot be written to.
     """
     check_is_no_companion(repository, name)  # a model that is not there gets no lock either
     connection = as_connection(where)
@@ -50,8 +57,13 @@ def alone_on(
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise ServerError(
+        raise UnderWayError(
             f"{name}: another rollout of this model is under way; try again when it is done"
+        ) from None
+    except OSError as error:
+        raise PublishError(
+            f"{repository.root} cannot be written to ({error.strerror}); a rollout and a canary "
+            "need that for the moment of a load, and to note what serves"
         ) from None
     client = connection.open()
     try:

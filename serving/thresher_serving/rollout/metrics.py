@@ -2,7 +2,7 @@
 
 Source: Triton's metrics document, release 24.10: ``--metrics-config summary_latencies=true``
 exports ``nv_inference_request_summary_us{model, version, quantile}``, of the last minute or so.
-Labels are counted by Thresher's backend where a model's configuration asks for ``label_metrics``.
+Labels are counted by Thresher's backend.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ def parse_metrics(text: str) -> Metrics:
         if metric == _SUMMARY and "quantile" in labels:
             version.percentiles_ms[float(labels["quantile"])] = value / 1000
         elif metric == _ROWS:
-            version.rows = int(value)
+            version.rows += int(value)  # each process counts by itself
         elif metric == _POSITIVES:
-            version.positives[labels["label"]] = int(value)
+            label = labels["label"]
+            version.positives[label] = version.positives.get(label, 0) + int(value)
     return found
 
 

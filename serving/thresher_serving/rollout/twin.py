@@ -39,6 +39,8 @@ def loaded_twin(
 ) -> Iterator[str]:
     """Yield the name under which a version is loaded beside the model; then it is gone again.
 
+    One copy is loaded however many are to serve: the golden rows alone ask it.
+
     Args:
         repository: The repository that the server reads.
         name: The model.
@@ -55,7 +57,10 @@ def loaded_twin(
     _clear(repository.root, name, where, client)
     with _folder(repository.root, name, version, twin):
         try:
-            _load(twin, repository, name, version, where, timeout_s=timeout_s, parameters={})
+            config = serving_config(repository, name, version)
+            for group in config.instance_group:
+                group.count = 1
+            _load(twin, repository, config, version, where, timeout_s=timeout_s)
             yield twin
         finally:
             _unload(twin, where, client)
@@ -90,23 +95,22 @@ def load_once(
         ServerError: If the version cannot be loaded, or does not load in time.
         PublishError: If the disk refuses the folder.
     """
+    config = serving_config(repository, name, version)
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
     with _folder(repository.root, name, version, other):
-        _load(other, repository, name, version, where, timeout_s=timeout_s, parameters=parameters)
+        _load(other, repository, config, version, where, timeout_s=timeout_s)
 
 
 def _load(
     other: str,
     repository: ModelRepository,
-    name: str,
+    config: Any,
     version: int,
     where: Connection,
     *,
     timeout_s: float,
-    parameters: Mapping[str, str],
 ) -> None:
-    config = serving_config(repository, name, version)
-    for key, value in parameters.items():
-        config.parameters[key].string_value = value
     if not any(state.name == other for state in control.model_states(where)):
         raise ServerError(
             f"the Triton server at {where.url} does not see {repository.root / other}: it reads "

@@ -87,19 +87,20 @@ class OnnxRuntimeEngine:
                 "or score through a server: --engine triton"
             ) from None
         self.batch_rows = batch_rows or _batch_rows(version)
-        providers = _providers(ort, device)
-        self.is_cuda = providers[0] != "CPUExecutionProvider"
-        self.concurrency = 2 if self.is_cuda else threads or _cores()
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(
-                str(version.file), sess_options=options, providers=providers
+                str(version.file), sess_options=options, providers=_providers(ort, device)
             )
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds
             raise DataError(f"{version.file}: ONNX Runtime cannot load it: {error}") from None
+        self.is_cuda = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        if device == "cuda" and not self.is_cuda:
+            raise DataError("device is cuda, and ONNX Runtime cannot start it; it says why above")
+        self.concurrency = 2 if self.is_cuda else threads or _cores()
         self._title = version.title
 
     def answer(self, inputs: Mapping[str, Array], *, with_logits: bool) -> Answers:
@@ -191,7 +192,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _providers(ort: Any, device: str) -> list[str]:
+def _providers(ort: Any, device: str) -> list[Any]:
     has_cuda = "CUDAExecutionProvider" in ort.get_available_providers() and _has_gpu()
     if device == "cuda" and not has_cuda:
         raise DataError(
@@ -201,7 +202,9 @@ def _providers(ort: Any, device: str) -> list[str]:
         )
     if device == "cpu" or not has_cuda:
         return ["CPUExecutionProvider"]
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    ort.preload_dlls()  # CUDA's libraries out of NVIDIA's wheels, where no torch has done it
+    # TF32 would move decisions that lie near a threshold
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _has_gpu() -> bool:

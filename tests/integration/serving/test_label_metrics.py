@@ -1,4 +1,4 @@
-"""How many rows got each label, as metrics of Triton, where a model's configuration asks for it."""
+"""How many rows got each label, as metrics of Triton."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc
 from onnx import TensorProto, helper, numpy_helper
 
 from support.triton import triton
 from thresher import Decision
 from thresher_serving import Client, RunningServer, Runtime
+from thresher_serving.embedded.probe import Health, zero_row
 
 LABELS = ("rain", "fog", "snow")
 IO = """
@@ -54,13 +56,12 @@ def network() -> bytes:
     return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
 
 
-def config(most: str) -> str:
-    """Return a configuration that asks for the counts of so many labels."""
+def config(most: str | None) -> str:
+    """Return a configuration that asks for the counts of so many labels; None says nothing."""
     decision = Decision(labels=LABELS, thresholds=np.full(3, 0.5, np.float32))
-    parameters = {
-        "thresher.decision/1": json.dumps(decision.to_json()),
-        "label_metrics": json.dumps(most),
-    }
+    parameters = {"thresher.decision/1": json.dumps(decision.to_json())}
+    if most is not None:
+        parameters["label_metrics"] = json.dumps(most)
     return IO + "".join(
         f'parameters {{ key: "{key}" value {{ string_value: {value} }} }}\n'
         for key, value in parameters.items()
@@ -73,11 +74,14 @@ def counts(server: RunningServer, model: str) -> dict[str, float]:
         text = answer.read().decode()
     found = re.findall(
         rf'^thresher_label_(?:rows|positives)_total\{{(?:label="(\w+)",)?model="{model}",'
-        r'version="1"\} (\S+)$',
+        r'process="\d+",version="1"\} (\S+)$',
         text,
         re.MULTILINE,
     )
-    return {label or "rows": float(value) for label, value in found}
+    told: dict[str, float] = {}
+    for label, value in found:
+        told[label or "rows"] = told.get(label or "rows", 0.0) + float(value)
+    return told
 
 
 def soon(server: RunningServer, model: str, expected: dict[str, float]) -> None:
@@ -105,6 +109,21 @@ def test_rows_and_positives_are_counted_and_warmup_is_not(
     soon(server, "counted", {})
 
 
+def test_a_version_that_is_loaded_beside_itself_counts_on(
+    server: RunningServer, client: Client, publish: Publish, network: bytes
+) -> None:
+    """Each load starts two processes that count the same labels as the two which go."""
+    rows = np.full((4, 3), 5, np.float32)
+    for most in ("100", "101", "102"):
+        publish("again", network, config(most))
+        server.load_model("again")
+        end = time.monotonic() + 2.5  # the counts of those that stay are told meanwhile
+        while time.monotonic() < end:
+            client.predict("again", {"x": rows})
+    assert counts(server, "again")["rows"] > 0
+    server.unload_model("again")
+
+
 def test_no_more_labels_are_counted_than_asked_for(
     server: RunningServer, client: Client, publish: Publish, network: bytes
 ) -> None:
@@ -116,9 +135,24 @@ def test_no_more_labels_are_counted_than_asked_for(
     server.unload_model("bounded")
 
 
-def test_nothing_is_counted_unless_asked_for(server: RunningServer, client: Client) -> None:
-    client.predict("weather", {"x": np.zeros((4, 3), np.float32)})
-    assert counts(server, "weather") == {}
+def test_counts_are_on_unless_switched_off_and_leave_the_watch_out(
+    server: RunningServer, client: Client, publish: Publish, network: bytes
+) -> None:
+    publish("usual", network, config(None))
+    publish("uncounted", network, config("0"))
+    x = np.full((4, 3), 5, np.float32)
+    for name in ("usual", "uncounted"):
+        server.load_model(name)
+        client.predict(name, {"x": x})
+    with grpc.InferenceServerClient(server.grpc_url) as plain:
+        row = zero_row(plain, "usual", 1, timeout_s=5)
+        assert row is not None
+        assert row.send(plain) is Health.ALIVE
+    soon(server, "usual", {"rows": 4, "rain": 4, "fog": 4, "snow": 4})
+    assert counts(server, "uncounted") == {}
+    assert "'usual': not honoured" not in Path(server.log_file).read_text()
+    server.unload_model("usual")
+    server.unload_model("uncounted")
 
 
 def test_a_server_without_metrics_serves_all_the_same(

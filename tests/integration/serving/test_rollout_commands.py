@@ -20,7 +20,6 @@ from thresher.cli.rollout import rollback, rollout
 from thresher.cli.status import status
 from thresher.errors import ThresherError
 from thresher.registry import connect
-from thresher.repository import ModelRepository
 from thresher_serving import Client, RunningServer, Runtime, start_server
 
 
@@ -151,13 +150,9 @@ def test_a_canary_is_started_shown_and_ended_by_commands(
     home: Path, running: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    repository = ModelRepository(home / "models")
     labels = ["rain", "fog", "snow", "hail"]
     for version, threshold in ((1, 0.5), (2, 0.999)):
         publish_version(home / "models", "tried", version, thresholds=threshold, labels=labels)
-        counted = repository.own_config("tried", version)
-        counted.parameters["label_metrics"].string_value = "256"
-        repository.configure("tried", version, counted)
     running.load_model("tried")
     done = run(rollout, "tried/2", "--canary", "50%")
     assert done.exit_code == 0, done.output
@@ -173,7 +168,7 @@ def test_a_canary_is_started_shown_and_ended_by_commands(
         found = json.loads(run(status, "--json").stdout)["versions"]
         return {each["version"]: each for each in found if each["model"] == "tried"}
 
-    end = time.monotonic() + 15  # counts are told every two seconds
+    end = time.monotonic() + 40  # counts are told every two seconds
     while (told := read())[1]["rows"] != got[1] or (told[2]["rows"] or 0) < got[2]:
         assert time.monotonic() < end, told
         time.sleep(0.2)
@@ -188,7 +183,6 @@ def test_a_canary_is_started_shown_and_ended_by_commands(
     assert f"tried/1, yes in {got[1]} rows: fog 100.0%, rain 100.0%, snow 100.0%" in picture
     assert "(what serves, in brackets): fog 0.0% (100.0%)" in picture
     assert "hail" in run(status, "--labels").stdout
-    assert "weather/" not in picture, "nothing is said of a model that counts none"
 
     ended = run(rollback, "tried", "--json")
     assert json.loads(ended.stdout) == {

@@ -39,6 +39,7 @@ def server(home: Path, runtime: Runtime) -> Iterator[RunningServer]:
         metrics_port=0,
         state_dir=home / ".thresher",
         public=hardened,
+        percentiles=True,
     )
     yield started
     started.stop(timeout_s=0.1)
@@ -89,7 +90,9 @@ def test_from_elsewhere_the_environment_names_key_and_certificate(
         for command, arguments in ((rollout, ["weather/2"]), (rollback, ["weather"]), (status, [])):
             refused = run(command, *arguments, *where)
             assert isinstance(refused.exception, ThresherError), refused.output
-            assert "wants a key for this call. Set THRESHER_SERVER_KEY" in str(refused.exception)
+            told = "does not take the key that was sent" if wrong else "wants a key for this call"
+            assert told in str(refused.exception)
+            assert "THRESHER_SERVER_KEY" in str(refused.exception)
     with keyless(home, server) as client:
         assert client.predict("weather", ROWS).model_version == 1
         key = (home / ".thresher/server.key").read_text().strip()

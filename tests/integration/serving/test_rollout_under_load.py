@@ -26,8 +26,9 @@ def swap_under_load(runtime: Runtime, folder: Path, num_swaps: int) -> dict[str,
     def publish(version: int, *, weights_of: int) -> None:
         # thresholds between the probabilities of the rows, so that no rounding flips a label
         thresholds = [0.15 + 0.7 * ((version * k) % 11) / 11 + 0.003 for k in (3, 5, 7)]
+        chosen = np.float32(thresholds)
         decision = publish_version(
-            root, "m", version, weights_of=weights_of, thresholds=np.float32(thresholds)
+            root, "m", version, weights_of=weights_of, thresholds=chosen, copies=2
         )
         decisions[version] = weights_of, decision
 

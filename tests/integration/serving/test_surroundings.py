@@ -23,9 +23,11 @@ from pathlib import Path
 import numpy as np, psutil
 from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
-from thresher.errors import ServerError
+from thresher.errors import PublishError, ServerError
+from thresher.repository import ModelRepository
 from thresher_serving import find_runtime, start_server
 from thresher_serving.connection import as_connection
+from thresher_serving.rollout import roll_out
 
 models, folder = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -159,13 +161,17 @@ try:
     wait_for(lambda: ask(server) == "right")
     print("right after", round(time.monotonic() - killed))
     print(Path(server.log_file).read_text().count("taking it out of service for a moment"))
+    roll_out(ModelRepository(models), "pair", 1, server.grpc_url)
+except PublishError as error:
+    print(error)
 finally:
     server.stop(timeout_s=0.1)
 """
-    before, after, from_scratch = run(script, models, tmp_path, in_namespace=True)
+    before, after, from_scratch, rollout = run(script, models, tmp_path, in_namespace=True)
     assert before == "right"
     assert int(after.removeprefix("right after ")) <= 5
     assert from_scratch == "1"
+    assert f"{models} cannot be written to (Read-only file system); a rollout" in rollout
 
 
 def test_a_repository_that_vanishes_is_missed_at_the_next_load_and_loaded_when_it_is_back(

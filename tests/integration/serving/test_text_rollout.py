@@ -193,3 +193,17 @@ def test_a_changed_tokenizer_holds_the_model_up(server: Triton, root: Path) -> N
     with pytest.raises(ParityError, match=r"tokenizer\.json"):
         roll_out(repository, NAME, 3, url)
     assert served(server) == both(1)
+
+
+def test_mlflow_lists_deletes_and_deploys_a_model_and_its_texts_as_one(
+    server: Triton, root: Path
+) -> None:
+    pytest.importorskip("mlflow")
+    from thresher_serving.mlflow_deployments import TritonDeploymentClient
+
+    client = TritonDeploymentClient(f"triton:{server.grpc_url}")
+    assert [found["name"] for found in client.list_deployments()] == [NAME]
+    client.delete_deployment(NAME)
+    assert served(server) == {}
+    client.create_deployment(NAME, f"models:/{NAME}/1", config={"repository": str(root)})
+    assert served(server) == both(1)

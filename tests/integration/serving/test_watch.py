@@ -16,6 +16,8 @@ import pytest
 
 from thresher_serving import RunningServer, Runtime, running_server, start_server, stop_server
 from thresher_serving.connection import as_connection
+from thresher_serving.embedded.process import terminate
+from thresher_serving.embedded.watcher import start_watcher
 
 NO_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
 
@@ -142,6 +144,30 @@ def test_a_backend_killed_or_stopped_under_load_answers_again_and_never_wrongly(
     log = Path(watched.log_file).read_text()
     assert "thresher: total version 1: its backend process died; loading it anew" in log
     assert "thresher: total version 1 answers again" in log
+
+
+def test_a_backend_that_died_before_the_watch_began_is_mended_under_load(
+    models: Path, runtime: Runtime, tmp_path: Path
+) -> None:
+    server = start_server(models, runtime=runtime, state_dir=tmp_path / "state", **NO_PORTS)
+    watcher = None
+    try:
+        (victim,) = backends(server, "total")
+        os.kill(victim, signal.SIGKILL)
+        with Load(server, num_clients=8) as load:
+            time.sleep(0.5)  # eight requests wait for the dead process now
+            watcher, begun = start_watcher(server), time.monotonic()
+            wait_for(lambda: load.right, within_s=20)
+            gap_s = load.right[0] - begun
+        print(f"right answers {gap_s:.1f} s after the watch was started")
+        assert load.wrong == []
+        assert mended(server, "total") == 1
+        assert mended(server, "twice") == 0
+        assert gap_s < 5, "1 to 2 s; by failed requests alone it took 6 to 15"
+    finally:
+        if watcher is not None:
+            terminate(*watcher, timeout_s=2)
+        server.stop(timeout_s=0.1)
 
 
 def asked(server: RunningServer, model: str, width: int) -> list[float]:

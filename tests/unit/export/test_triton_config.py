@@ -69,7 +69,7 @@ def test_what_nobody_asked_for_is_off_and_the_rest_is_said() -> None:
     assert made.HasField("dynamic_batching")
     assert not made.dynamic_batching.preferred_batch_size
     assert [(g.kind, g.count) for g in made.instance_group] == [
-        (pb.ModelInstanceGroup.KIND_AUTO, 1)
+        (pb.ModelInstanceGroup.KIND_AUTO, 2)
     ]
     assert list(made.version_policy.specific.versions) == [3]
     assert not made.HasField("response_cache")

@@ -112,6 +112,7 @@ def test_tensorrt_parameters_become_provider_options(backend: Any) -> None:
     assert backend._tensorrt_options(given, "1") == {
         "device_id": "1",
         "trt_fp16_enable": "1",
+        "trt_op_types_to_exclude": "NonMaxSuppression,NonZero,RoiAlign,Sigmoid,GreaterOrEqual",
         "trt_max_workspace_size": "1073741824",
         "trt_int8_calibration_table_name": "table",
         "trt_int8_use_native_calibration_table": "0",
@@ -123,6 +124,15 @@ def test_tensorrt_parameters_become_provider_options(backend: Any) -> None:
         backend._tensorrt_options({"precision_mode": "FP4"}, "0")
     with pytest.raises(ValueError, match="unknown parameter 'speed' is provided for TensorRT"):
         backend._tensorrt_options({"speed": "max"}, "0")
+
+
+@pytest.mark.parametrize("precision", ["FP16", "BF16", "INT8"])
+def test_the_head_stays_out_of_a_tensorrt_that_may_lower_it(backend: Any, precision: str) -> None:
+    lowered = backend._tensorrt_options({"precision_mode": precision}, "0")
+    assert lowered["trt_op_types_to_exclude"].endswith("Sigmoid,GreaterOrEqual")
+    own = {"precision_mode": precision, "trt_op_types_to_exclude": "NonZero"}
+    assert backend._tensorrt_options(own, "0")["trt_op_types_to_exclude"] == "NonZero"
+    assert backend._tensorrt_options({"precision_mode": "FP32"}, "0") == {"device_id": "0"}
 
 
 def test_cuda_parameters_of_both_kinds_become_provider_options(backend: Any) -> None:

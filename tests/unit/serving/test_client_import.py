@@ -75,3 +75,11 @@ for needy in (prediction.to_arrow, prediction.to_pandas, lambda: Client(tokenize
         "tokenizers",
         "'tritonclient[http]'",
     ]
+
+
+def test_without_aiohttp_an_event_loops_faster_way_is_grpc() -> None:
+    code = """
+for kind in (Client, AsyncClient):
+    print(type(kind("127.0.0.1")._session.servers.current).__name__)
+"""
+    assert run(code).split() == ["FastestTransport", "GrpcTransport"]

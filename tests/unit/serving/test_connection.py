@@ -41,7 +41,39 @@ def test_no_server_at_all_is_refused() -> None:
         Client([])
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001"])
+@pytest.mark.parametrize(
+    ("connection", "grpc", "http"),
+    [
+        (Connection(url="127.0.0.1"), "127.0.0.1:8001", "http://127.0.0.1:8000"),
+        (Connection(url="[::1]"), "[::1]:8001", "http://[::1]:8000"),
+        (
+            Connection(url="triton.local", http_port=80),
+            "triton.local:8001",
+            "http://triton.local:80",
+        ),
+        (Connection(url="triton:81", http_port=80), "triton:81", "http://triton:80"),
+        (Connection(url="triton:8001"), "triton:8001", None),
+        (Connection(url="grpc://triton"), "triton", None),
+        (Connection(url="http://triton"), "triton", None),
+        (Connection(url="triton", tls=Tls()), "triton:8001", None),
+    ],
+)
+def test_a_host_alone_is_tritons_usual_ports(
+    connection: Connection, grpc: str, http: str | None
+) -> None:
+    assert connection.address == grpc
+    assert (connection.over_http.url if connection.over_http else None) == http
+
+
+def test_the_way_over_http_bears_the_same_keys() -> None:
+    twin = Connection(url="127.0.0.1", headers={"thresher-key": "open sesame"}).over_http
+    assert twin is not None
+    assert twin.headers == {"thresher-key": "open sesame"}
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "127.0.0.1", "localhost", "[::1]"]
+)
 def test_loopback_addresses_are_known(url: str) -> None:
     assert Connection(url=url).is_loopback
     assert not Connection(url="triton.local:8001").is_loopback

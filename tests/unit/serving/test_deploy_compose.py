@@ -98,8 +98,9 @@ def test_the_model_host_reaches_no_registry_and_writes_no_model(services: dict[s
     assert triton["image"].startswith("nvcr.io/nvidia/tritonserver:")
     near = {network for name in REGISTRY for network in services[name]["networks"]}
     assert not near & set(triton["networks"])
-    models, tls = triton["volumes"]
+    models, engines, tls = triton["volumes"]
     assert models.endswith(":/models:ro")
+    assert engines == "engines:/var/cache/tensorrt"  # the one place that it writes
     assert tls["read_only"]
     assert "environment" not in triton  # no credentials, no address of a registry
     assert triton["read_only"]
@@ -140,7 +141,8 @@ def test_what_keeps_data_keeps_it_in_a_named_volume(services: dict[str, Any]) ->
                 assert volume.endswith(":ro"), volume
             else:
                 used.add(source)
-    assert used == names == {"models", "postgres", "objects", "prometheus", "grafana"}
+    kept = {"models", "engines", "postgres", "objects", "prometheus", "grafana"}
+    assert used == names == kept
 
 
 def test_what_is_waited_for_says_when_it_is_healthy(services: dict[str, Any]) -> None:

@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
 from support.versions import publish_version
 from thresher.cli.rollout import rollback, rollout
+from thresher.cli.serve import serve
 from thresher.cli.status import status
 from thresher.cli.tune import tune
 from thresher.errors import PublishError
@@ -90,8 +92,10 @@ nv_inference_request_summary_us{model="m",version="2",quantile="0.5"} 1500
 nv_inference_request_summary_us{model="m",version="2",quantile="0.99"} 9000.5
 nv_inference_request_summary_us{model="idle",version="1",quantile="0.5"} Nan
 nv_inference_request_duration_us{model="m",version="2"} 130517
-thresher_label_rows_total{model="m",version="2"} 200
-thresher_label_positives_total{label="rain",model="m",version="2"} 50
+thresher_label_rows_total{model="m",process="7",version="2"} 150
+thresher_label_rows_total{model="m",process="8",version="2"} 50
+thresher_label_positives_total{label="rain",model="m",process="7",version="2"} 30
+thresher_label_positives_total{label="rain",model="m",process="8",version="2"} 20
 thresher_label_positives_total{label="} \\"ice\\", {\\\\",model="m",version="2"} 1e+02
 thresher_label_rows_total{model="new",version="1"} 0
 thresher_label_positives_total{label="rain",model="new",version="1"} 0
@@ -124,9 +128,22 @@ def test_the_configuration_given_to_triton_is_the_one_that_will_be_on_disk(tmp_p
 def test_the_docs_name_options_that_there_are() -> None:
     text = (Path(__file__).parents[3] / "docs/rollout.md").read_text()
     known = {
-        option for c in (rollout, rollback, status, tune) for p in c.params for option in p.opts
+        option
+        for command in (rollout, rollback, serve, status, tune)
+        for parameter in command.params
+        for option in parameter.opts
     }
-    others = {"--public", "--metrics-config", "--disable-auto-complete-config", "--name"}
+    others = {"--metrics-config", "--disable-auto-complete-config", "--name"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= known | others, named - known - others
     assert {"--allow-label-change", "--unproven", "--watch", "--repository"} <= named
+
+
+def test_without_a_server_the_hint_names_the_commands_own_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    publish_version(tmp_path / "model_repository", "m", 1)
+    for command, arguments in ((rollout, ["m/1"]), (rollback, ["m"]), (status, [])):
+        refused = CliRunner().invoke(command, arguments)
+        assert "give --to HOST:PORT" in str(refused.exception)

@@ -9,12 +9,8 @@ import pytest
 
 from thresher.errors import RuntimeUnavailableError
 from thresher_serving import find_runtime
-from thresher_serving.embedded.runtime_install import (
-    cache_folder,
-    check_platform,
-    find_libpython,
-    runtime_folder,
-)
+from thresher_serving.embedded.runtime_install import cache_folder, runtime_folder
+from thresher_serving.embedded.runtime_platform import check_platform, find_libpython
 
 
 @pytest.fixture

@@ -11,8 +11,11 @@ Source: github.com/triton-inference-server/onnxruntime_backend, README.md and sr
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
+import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +54,28 @@ _TENSORRT = {
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
 _PRECISIONS = {"FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable"}
+_NOT_LOWERED = "NonMaxSuppression,NonZero,RoiAlign,Sigmoid,GreaterOrEqual"
+"""What TensorRT leaves to CUDA where it may lower the precision: its default, and the head."""
+_TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 _CUDA_CHOICES = {  # keys of `parameters` that are numbers there and names in ONNX Runtime
     "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
     "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
 }
 _CUDA_PARAMETERS = {*_CUDA_CHOICES, "gpu_mem_limit", "do_copy_in_default_stream"}
+_CPU_ONLY = "FORCE_CPU_ONLY_INPUT_TENSORS"  # the python backend's own
 _LABEL_METRICS = "label_metrics"  # how many labels are counted at most; 0 counts none
+_COUNTED_LABELS = 256  # where the configuration does not say
+_WATCH = "thresher-watch"  # the id of requests by which `thresher serve` sees that this one lives
 _PARAMETERS = {
     _LABEL_METRICS,
     *_CUDA_PARAMETERS,
     *("intra_op_thread_count", "inter_op_thread_count", "execution_mode"),
     *("enable_mem_arena", "enable_mem_pattern", "memory.enable_memory_arena_shrinkage"),
-    *("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),  # the python backend's own
+    *("EXECUTION_ENV_PATH", _CPU_ONLY),
 }
 _ORT_PREFIXES = ("session.", "memory.", "ep.")
 _REFUSED = ("batch_input", "batch_output")
+_GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 _LABELS_OUTPUT = "labels"
 _COUNTS_EVERY_S = 2.0
 _MOST_UNTOLD_VALUES = 2**22
@@ -149,6 +159,8 @@ def _tensorrt_options(given: dict[str, str], device: str) -> dict[str, str]:
             raise ValueError(
                 f"unknown parameter '{key}' is provided for TensorRT Execution Accelerator"
             )
+    if any(options.get(key) == "1" for key in _PRECISIONS.values()):
+        options.setdefault("trt_op_types_to_exclude", _NOT_LOWERED)
     return options
 
 
@@ -205,8 +217,12 @@ def _refuse_unknown(names: Any, known: set[str]) -> None:
 
 
 def _has_tensorrt() -> bool:
+    """Load TensorRT where it is installed: NVIDIA's wheel beside ONNX Runtime, or the system's."""
+    wheel = importlib.util.find_spec("tensorrt_libs")
+    folders = list(wheel.submodule_search_locations or []) if wheel else [""]
     try:
-        ctypes.CDLL("libnvinfer.so.10")
+        for library in _TENSORRT_LIBRARIES:
+            ctypes.CDLL(str(Path(*folders[:1], library)), mode=ctypes.RTLD_GLOBAL)
     except OSError:
         return False
     return True
@@ -235,6 +251,10 @@ def _check(config: dict[str, Any], session: ort.InferenceSession) -> None:
             raise ValueError(f"{where}: {key} needs NVIDIA's C++ onnxruntime backend")
     if config.get("sequence_batching", {}).get("state"):
         raise ValueError(f"{where}: sequence state needs NVIDIA's C++ onnxruntime backend")
+    if _parameters(config).get(_CPU_ONLY) == "no":
+        types = {t.type for t in session.get_inputs()}
+        if "tensor(bool)" in types:
+            raise ValueError(f"{where}: {_CPU_ONLY} is 'no', and BOOL cannot be taken from a GPU")
     batched = config["max_batch_size"] > 0
     inputs = {t.name: t for t in session.get_inputs()}
     optional = {t.name: t for t in session.get_overridable_initializers()}
@@ -347,6 +367,11 @@ class TritonPythonModel:
         if shrink:
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
         self._batched = config["max_batch_size"] > 0
+        self._take, self._compute = _from_triton, self._session.run
+        if _parameters(config).get(_CPU_ONLY) == "no":
+            is_on_gpu = self._session.get_providers()[0] in _GPU_PROVIDERS
+            self._take = _from_cpu_or_gpu if is_on_gpu else _from_cpu_alone
+            self._compute = partial(_run_bound, self._session)
         self._counts = _label_counts(config, args["model_version"], self._session, warnings)
         tensors = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
         self._strings = {t.name for t in tensors if t.type == "tensor(string)"}
@@ -357,73 +382,72 @@ class TritonPythonModel:
                 pb_utils.Logger.log_warn(f"model '{config['name']}': not honoured: {warning}")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Return one response a request; requests of the same shape run together."""
-        responses: list[Any] = [None] * len(requests)
-        groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
-        for at, request in enumerate(requests):
+        """Return one response a request; what Triton has batched runs together."""
+        if self._batched and len(requests) > 1:
             try:
-                feeds = {t.name(): self._feed(t) for t in request.inputs()}
-            except Exception as error:  # noqa: BLE001 - each request answers for itself
-                responses[at] = _failure(error)
-                continue
-            key: Any = at
-            if self._batched:  # Triton has compared types with the configuration
-                key = frozenset([(name, array.shape[1:]) for name, array in feeds.items()])
-            groups.setdefault(key, []).append((at, feeds))
-        for group in groups.values():
-            try:
-                answers = self._run([requests[at] for at, _ in group], [f for _, f in group])
-            except Exception as error:  # noqa: BLE001 - one bad request must not hurt the others
-                answers = [
-                    _failure(error) if len(group) == 1 else self._alone(requests[at], feeds)
-                    for at, feeds in group
-                ]
-            for (at, _), answer in zip(group, answers, strict=True):
-                responses[at] = answer
-        return responses
+                return self._run(requests)
+            except Exception:  # noqa: BLE001, S110 - one bad request must not hurt the others
+                pass
+        return [self._alone(request) for request in requests]
 
     def finalize(self) -> None:
         """Close the session."""
         if self._counts is not None:
             self._counts.close()
-        del self._session
+        del self._session, self._compute
 
-    def _feed(self, tensor: Any) -> Any:
-        array = _from_triton(tensor)
-        if tensor.name() in self._strings:
-            decoded = [s.decode() if isinstance(s, bytes) else s for s in array.ravel()]
-            array = np.array(decoded, dtype=np.object_).reshape(array.shape)
-        return array.reshape(()) if tensor.name() in self._scalars else array
-
-    def _alone(self, request: Any, feeds: dict[str, Any]) -> Any:
+    def _alone(self, request: Any) -> Any:
         try:
-            return self._run([request], [feeds])[0]
+            return self._run([request])[0]
         except Exception as error:  # noqa: BLE001 - the error belongs to this request
             return _failure(error)
 
-    def _run(self, requests: list[Any], feeds: list[dict[str, Any]]) -> list[Any]:
+    def _run(self, requests: list[Any]) -> list[Any]:
         asked = [request.requested_output_names() for request in requests]
-        names = list(dict.fromkeys([name for some in asked for name in some]))
+        names = asked[0]
+        if asked.count(names) < len(asked):
+            names = list(dict.fromkeys(name for some in asked for name in some))
         if self._counts is not None and _LABELS_OUTPUT not in names:
-            names.append(_LABELS_OUTPUT)
-        joint = feeds[0]
-        if len(feeds) > 1:
-            joint = {name: np.concatenate([f[name] for f in feeds]) for name in joint}
-        results = dict(zip(names, self._session.run(names, joint, self._run_options), strict=True))
-        if self._counts is not None:
-            self._counts.add(results[_LABELS_OUTPUT])
+            names = [*names, _LABELS_OUTPUT]
+        feeds = [self._feeds(request) for request in requests]
+        joint = feeds[0] if len(feeds) == 1 else _joined(feeds)
+        results = dict(zip(names, self._compute(names, joint, self._run_options), strict=True))
         if len(feeds) == 1:
-            return [_response(asked[0], {n: np.atleast_1d(results[n]) for n in asked[0]})]
-        first = next(iter(joint))
-        for name, result in results.items():
-            if len(result) != len(joint[first]):
-                raise ValueError(f"output '{name}' has {len(result)} rows for {len(joint[first])}")
-        answers, start = [], 0
-        for some, fed in zip(asked, feeds, strict=True):
-            end = start + len(fed[first])
-            answers.append(_response(some, {name: results[name][start:end] for name in some}))
-            start = end
+            answers = [_response(asked[0], {n: np.atleast_1d(results[n]) for n in asked[0]})]
+        else:
+            answers = _shared_out(results, asked, [len(next(iter(f.values()))) for f in feeds])
+        if self._counts is not None and (len(requests) > 1 or requests[0].request_id() != _WATCH):
+            self._counts.add(results[_LABELS_OUTPUT])
         return answers
+
+    def _feeds(self, request: Any) -> dict[str, Any]:
+        feeds = {tensor.name(): self._take(tensor) for tensor in request.inputs()}
+        for name in self._strings & feeds.keys():
+            decoded = [s.decode() if isinstance(s, bytes) else s for s in feeds[name].ravel()]
+            feeds[name] = np.array(decoded, dtype=np.object_).reshape(feeds[name].shape)
+        for name in self._scalars & feeds.keys():
+            feeds[name] = feeds[name].reshape(())
+        return feeds
+
+
+def _joined(feeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rows of several requests as those of one."""
+    if any(some.keys() != feeds[0].keys() for some in feeds):
+        raise ValueError("the requests have different inputs")
+    return {name: np.concatenate([some[name] for some in feeds]) for name in feeds[0]}
+
+
+def _shared_out(results: dict[str, Any], asked: list[Any], rows: list[int]) -> list[Any]:
+    """Return the response of each request, given the results of all and its number of rows."""
+    for name, result in results.items():
+        if len(result) != sum(rows):
+            raise ValueError(f"output '{name}' has {len(result)} rows for {sum(rows)}")
+    answers, start = [], 0
+    for names, num in zip(asked, rows, strict=True):
+        some = {name: results[name][start : start + num] for name in names}
+        answers.append(_response(names, some))
+        start += num
+    return answers
 
 
 class _LabelCounts:
@@ -431,10 +455,14 @@ class _LabelCounts:
 
     Each change of a metric is a message to the server, so a thread of its own adds up and tells
     them now and then; a batch costs a place in a list.
+
+    Each process has metrics of its own. Triton (2.51.0, core/src/metric_family.cc) gives the same
+    name and labels from two processes the same counter, frees it when the first of them goes, and
+    the other one's next count is written into freed memory.
     """
 
     def __init__(self, model: str, version: str, labels: list[str], warmup_rows: int) -> None:
-        names = {"model": model, "version": version}
+        names = {"model": model, "version": version, "process": str(os.getpid())}
         counter = pb_utils.MetricFamily.COUNTER
         self._families = [
             pb_utils.MetricFamily(
@@ -498,19 +526,21 @@ class _LabelCounts:
 def _label_counts(
     config: dict[str, Any], version: str, session: ort.InferenceSession, warnings: list[str]
 ) -> _LabelCounts | None:
-    """Return what counts a model's labels, where its configuration asks for that."""
+    """Return what counts a model's labels; None if it has none, or is not to count them."""
     parameters = _parameters(config)
-    most = _whole(_LABEL_METRICS, parameters.get(_LABEL_METRICS, "0"))
+    is_asked = _LABEL_METRICS in parameters
+    most = _whole(_LABEL_METRICS, parameters[_LABEL_METRICS]) if is_asked else _COUNTED_LABELS
     if most <= 0:
         return None
     decision = parameters.get(f"thresher.decision/{version}")
     outputs = {t.name: t for t in session.get_outputs()}
     found = outputs.get(_LABELS_OUTPUT)
     if decision is None or found is None or found.type != "tensor(bool)" or len(found.shape) != 2:
-        warnings.append(f"{_LABEL_METRICS}: version {version} has no decision or no labels")
+        if is_asked:
+            warnings.append(f"{_LABEL_METRICS}: version {version} has no decision or no labels")
         return None
     labels = [str(label) for label in json.loads(decision)["labels"]]
-    if len(labels) > most:
+    if is_asked and len(labels) > most:
         warnings.append(f"{_LABEL_METRICS}: of {len(labels)} labels the first {most} are counted")
     warmups = config.get("model_warmup") or []
     rows = sum(max(1, int(w["batch_size"])) * max(1, int(w.get("count", 1))) for w in warmups)
@@ -542,6 +572,66 @@ def _from_triton(tensor: Any) -> Any:
     The stub of Triton 2.51 reads NumPy 2's data types wrongly: `as_numpy` gives zeros there.
     """
     return np.from_dlpack(tensor) if _NUMPY_2 else tensor.as_numpy()
+
+
+def _from_cpu_or_gpu(tensor: Any) -> Any:
+    return _from_triton(tensor) if tensor.is_cpu() else _OnGpu(tensor)
+
+
+def _from_cpu_alone(tensor: Any) -> Any:
+    if tensor.is_cpu():
+        return _from_triton(tensor)
+    # ONNX Runtime would take the address for one of the host's
+    raise ValueError(f"input '{tensor.name()}' lies on a GPU, and the model runs on the CPU")
+
+
+class _OnGpu:
+    """A request's input that lies on the GPU, where a client wrote it (CUDA shared memory).
+
+    Where requests are joined, NumPy asks for a copy on the host.
+    """
+
+    def __init__(self, tensor: Any) -> None:
+        self._value = ort.OrtValue.from_dlpack(tensor)
+        self.shape = tuple(self._value.shape())
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self._value.numpy()
+
+    def reshape(self, shape: tuple[int, ...]) -> Any:
+        """Return a copy on the host in another shape."""
+        return self._value.numpy().reshape(shape)
+
+    def bind(self, binding: ort.IOBinding, name: str) -> None:
+        """Make it the input of a run; nothing is copied."""
+        value = self._value
+        where = (value.device_name(), value.__dlpack_device__()[1])
+        binding.bind_input(name, *where, value.element_type(), list(self.shape), value.data_ptr())
+
+
+def _run_bound(
+    session: ort.InferenceSession, names: list[str], feeds: dict[str, Any], options: ort.RunOptions
+) -> list[Any]:
+    """Return the outputs for inputs of which some may lie on the GPU.
+
+    Outputs come to the host: they are small, and one on the GPU costs Triton's python backend
+    another exchange between its two processes (Triton 2.51.0, src/infer_response.cc).
+    """
+    if not any(isinstance(array, _OnGpu) for array in feeds.values()):
+        return list(session.run(names, feeds, options))
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        if isinstance(array, _OnGpu):
+            array.bind(binding, name)
+        else:
+            binding.bind_cpu_input(name, array)
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding, options)
+    return list(binding.copy_outputs_to_cpu())
 
 
 def _to_triton(name: str, array: Any) -> Any:
