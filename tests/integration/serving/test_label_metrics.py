@@ -109,6 +109,7 @@ def test_rows_and_positives_are_counted_and_warmup_is_not(
     soon(server, "counted", {})
 
 
+@pytest.mark.slow
 def test_a_version_that_is_loaded_beside_itself_counts_on(
     server: RunningServer, client: Client, publish: Publish, network: bytes
 ) -> None:

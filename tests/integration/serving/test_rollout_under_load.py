@@ -73,7 +73,7 @@ def swap_under_load(runtime: Runtime, folder: Path, num_swaps: int) -> dict[str,
 def test_no_request_fails_while_versions_change(
     runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = swap_under_load(runtime, tmp_path, 6)
+    counts = swap_under_load(runtime, tmp_path, 3)
     with capsys.disabled():
         print(f"\n{counts}")
 

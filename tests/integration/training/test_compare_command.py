@@ -54,6 +54,7 @@ def command(store):
     return run
 
 
+@pytest.mark.slow
 def test_a_failing_loss_costs_only_itself(command, store):
     done = command("--losses", "bce,bce+pos_weight,own:broken", "--seeds", "0,1", "--json")
     assert done.returncode == 1, done.stderr

@@ -76,6 +76,7 @@ def test_epochs_logged_while_the_server_is_away_are_there_once_when_it_is_back(s
     assert not (UNSENT_FOLDER / run_id).exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_fails_the_training_and_the_next_one_sends_the_rest(
     server, tmp_path, monkeypatch, caplog
 ):

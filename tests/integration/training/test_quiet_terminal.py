@@ -64,6 +64,7 @@ def thresher(*arguments: str) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if not line.startswith(EXPECTED)]
 
 
+@pytest.mark.slow
 def test_neither_loading_nor_converters_chatter(store: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     config = transformers.BertConfig(

@@ -1,6 +1,7 @@
 """`thresher tune` and `thresher diff` on a registered version, with a real MLflow store."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def test_recall_at_precision_reaches_the_precision(log_version: LogVersion) -> N
 def test_objective_that_cannot_be_met_says_what_can(log_version: LogVersion) -> None:
     log_version()
     said = fails("tune", URI, "--objective", "recall@precision>=0.99", "--min-positives", "1")
-    assert '"rain": recall@precision>=0.99 cannot be met; the best precision is' in said
+    # which labels cannot meet it depends on the last bits of what was trained
+    assert re.search(r'"\w+": recall@precision>=0.99 cannot be met; the best precision is', said)
 
 
 def test_run_holds_what_people_look_at(log_version: LogVersion, store: Path) -> None:

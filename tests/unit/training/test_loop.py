@@ -168,6 +168,7 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.slow
 def test_a_compiled_network_learns_and_the_plain_one_holds_its_weights():
     # one shape and no activation: what takes long is the C++ compiler
     found = []
