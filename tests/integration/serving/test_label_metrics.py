@@ -150,6 +150,10 @@ def test_counts_are_on_unless_switched_off_and_leave_the_watch_out(
         assert row is not None
         assert row.send(plain) is Health.ALIVE
     soon(server, "usual", {"rows": 4, "rain": 4, "fog": 4, "snow": 4})
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        told = answer.read().decode()
+    counters = re.findall(r'(?m)^thresher_label_rows_total\{model="usual",process="(\d+)"', told)
+    assert len(set(counters)) == len(counters) == 2, "one for both is freed with the first of them"
     assert counts(server, "uncounted") == {}
     assert "'usual': not honoured" not in Path(server.log_file).read_text()
     server.unload_model("usual")

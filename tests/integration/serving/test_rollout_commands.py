@@ -143,6 +143,7 @@ def test_status_shows_requests_failures_and_what_is_wrong(
     picture = run(status).stdout
     assert "Protobuf parsing failed" in picture
     assert "WRONG" in picture
+    assert "means alone: percentiles need thresher serve --percentiles" in picture
     assert [line for line in picture.splitlines() if "changed" in line and "serves" in line]
 
 
