@@ -1,0 +1,84 @@
+"""Categories: a column's values as whole numbers, by the values that training saw."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thresher.artifacts.input_spec import FIRST_CATEGORY, MISSING_CATEGORY, UNKNOWN_CATEGORY
+from thresher.tables.cells import is_missing
+from thresher.tables.rows import RejectRow
+
+__all__ = ["category_ids", "category_of", "distinct_categories"]
+
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+", re.ASCII)
+
+
+def category_of(cell: object) -> str | None:
+    """Return the category that a cell names, None where it is missing.
+
+    The same value reads alike from every format: 1, 1.0 and "1" are one, as are true and "True";
+    "01" is another.
+    """
+    if is_missing(cell):
+        return None
+    if isinstance(cell, (bool, np.bool_)):
+        return str(bool(cell)).lower()
+    if isinstance(cell, (float, np.floating)) and math.isfinite(cell) and cell == int(cell):
+        return str(int(cell))
+    text = cell.decode() if isinstance(cell, bytes) else str(cell)
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def distinct_categories(cells: Any, column: str, reject: RejectRow) -> set[str]:
+    """Return the categories that occur in an Arrow array or a sequence of Python objects."""
+    from thresher.tables.numbers import plain_cells
+
+    if hasattr(cells, "type"):
+        cells = plain_cells(cells, column, reject)
+    return {value for value in map(category_of, _distinct(cells)[0]) if value is not None}
+
+
+def category_ids(
+    cells: Any, column: str, values: Sequence[str], reject: RejectRow
+) -> npt.NDArray[np.int64]:
+    """Return the ids of a column's cells, int64 [n].
+
+    Args:
+        cells: An Arrow array of n cells, or a sequence of n Python objects.
+        column: Its name, for the reasons.
+        values: Those that training saw; the first has the id 2.
+        reject: Takes the rows whose cell is not UTF-8.
+    """
+    from thresher.tables.numbers import plain_cells
+
+    if hasattr(cells, "type"):
+        cells = plain_cells(cells, column, reject)
+    known = {value: at for at, value in enumerate(values, FIRST_CATEGORY)}
+    distinct, which = _distinct(cells)
+    ids = np.array([_id(cell, known) for cell in distinct], dtype=np.int64)
+    return ids[which] if len(ids) else np.zeros(len(which), dtype=np.int64)
+
+
+def _id(cell: object, known: Mapping[str, int]) -> int:
+    value = category_of(cell)
+    return MISSING_CATEGORY if value is None else known.get(value, UNKNOWN_CATEGORY)
+
+
+def _distinct(cells: Any) -> tuple[Iterable[object], npt.NDArray[np.int64]]:
+    """Return the distinct cells, and which of them each cell is."""
+    if not hasattr(cells, "type"):
+        return list(cells), np.arange(len(cells))
+    import pyarrow.compute as pc
+
+    encoded = pc.dictionary_encode(cells, null_encoding="encode")
+    which = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return encoded.dictionary.to_pylist(), which
