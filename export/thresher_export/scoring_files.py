@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from thresher.artifacts.input_spec import INPUT_SPEC_FILE, InputSpec, TextSpec
 from thresher.decision import Decision
 from thresher.errors import NotFoundError
 from thresher.evaluation import EvaluationSplit
 from thresher.observations import BASELINE_FILE, Observations
 from thresher.registry import ModelVersion
-from thresher.row_inputs import ROW_INPUTS_FILE, RowInputs, TextRows
 
 __all__ = ["write_scoring_files"]
 
@@ -29,9 +29,9 @@ def write_scoring_files(
         folder: Where its model lies.
     """
     files = []
-    how = _row_inputs(version, split)
+    how = _input_spec(version, split)
     if how is not None:
-        files.append(folder / ROW_INPUTS_FILE)
+        files.append(folder / INPUT_SPEC_FILE)
         files[-1].write_text(how.to_json(), encoding="utf-8")
         if how.text is not None:
             files.append(folder / how.text.tokenizer)
@@ -43,18 +43,18 @@ def write_scoring_files(
     return files
 
 
-def _row_inputs(version: ModelVersion, split: EvaluationSplit) -> RowInputs | None:
+def _input_spec(version: ModelVersion, split: EvaluationSplit) -> InputSpec | None:
     """Return what training wrote down; of texts also what the tokenizer and the rows tell."""
     try:
-        return RowInputs.load(version.training_artifact(f"{_ASSETS}/{ROW_INPUTS_FILE}").parent)
+        return InputSpec.load(version.training_artifact(f"{_ASSETS}/{INPUT_SPEC_FILE}").parent)
     except NotFoundError:
         pass  # a source that does not know, or a run before there was such a file
     ids = split.inputs.get("input_ids")
     if ids is None or ids.ndim != 2:
         return None
-    text = TextRows(max_length=ids.shape[1])
+    text = TextSpec(max_length=ids.shape[1])
     try:
         version.training_artifact(f"{_ASSETS}/{text.tokenizer}")
     except NotFoundError:
         return None
-    return RowInputs(text=text)
+    return InputSpec(text=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from thresher.row_inputs import RowInputs
+from thresher.artifacts.input_spec import InputSpec
 from thresher_training.data import DataSet, Split
 from thresher_training.recipe import (
     DataConfig,
@@ -28,11 +28,11 @@ __all__ = [
     "DataSet",
     "DecisionConfig",
     "ExamplesConfig",
+    "InputSpec",
     "LossConfig",
     "NetworkConfig",
     "OptimizationConfig",
     "Recipe",
-    "RowInputs",
     "Split",
     "TrainedModel",
     "TunedDecision",

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from thresher.artifacts.input_spec import InputSpec
 from thresher.decision import FloatArray
 from thresher.errors import DataError
-from thresher.row_inputs import RowInputs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -99,7 +99,7 @@ class DataSet:
             for all rows are cut off, there and in every other input [N, T]: padding costs nothing.
         assets: Files by name that whoever calls the model needs, such as a tokenizer; kept with
             the run under ``assets/``.
-        row_inputs: How the rows of a table become these inputs, for whoever scores tables; None
+        input_spec: How the rows of a table become these inputs, for whoever scores tables; None
             where the source does not know.
 
     Raises:
@@ -114,7 +114,7 @@ class DataSet:
     augment: Augment | None = None
     trim_by: str | None = None
     assets: Mapping[str, Path] = field(default_factory=dict)
-    row_inputs: RowInputs | None = None
+    input_spec: InputSpec | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))

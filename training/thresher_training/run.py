@@ -15,11 +15,11 @@ import numpy as np
 from torch import nn
 
 from thresher import __version__
+from thresher.artifacts.input_spec import INPUT_SPEC_FILE
 from thresher.decision import FloatArray
 from thresher.errors import ConfigError, ThresherError, TrainingError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import register
-from thresher.row_inputs import ROW_INPUTS_FILE
 from thresher_training.cross_fit import Folds, MeanOfNetworks
 from thresher_training.data import DataSet, Split
 from thresher_training.decisions import TunedDecision, tune_decision
@@ -208,10 +208,10 @@ class _Training:
                 place = Path(temporary) / "assets" / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, place)
-            if self.prepared.data.row_inputs is not None:
-                place = Path(temporary) / "assets" / ROW_INPUTS_FILE
+            if self.prepared.data.input_spec is not None:
+                place = Path(temporary) / "assets" / INPUT_SPEC_FILE
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(self.prepared.data.row_inputs.to_json(), encoding="utf-8")
+                place.write_text(self.prepared.data.input_spec.to_json(), encoding="utf-8")
             log_report(Path(temporary))
         for finding in diagnosis.findings:
             if finding.level == "warning":

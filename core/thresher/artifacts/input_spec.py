@@ -143,8 +143,7 @@ class InputSpec:
         try:
             content: dict[str, Any] = json.loads(text)
             version = content.pop("version", 1)
-            if version not in (1, 2):
-                raise ValueError(f"it has version {version}, this Thresher reads 1 and 2")
+            assert version in (1, 2), f"it has version {version}, this Thresher reads 1 and 2"
             content.setdefault("exact", version > 1)
             made = {key: kinds[key](**content.pop(key)) for key in kinds if key in content}
             for key in ("columns", "flagged"):
@@ -154,7 +153,7 @@ class InputSpec:
                 for name, columns in content.pop("categories", {}).items()
             }
             return cls(**made, **content)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, AssertionError) as error:
             raise DataError(f"{where}: does not say how rows become inputs: {error}") from error
 
     @classmethod

@@ -184,14 +184,14 @@ def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | 
 
 def _logged_baseline(window: Window, version: ModelVersion) -> Window:
     """Return validation's rows as training logged them."""
+    from thresher.artifacts.input_spec import INPUT_SPEC_FILE, InputSpec
     from thresher.observations import Observations
-    from thresher.row_inputs import ROW_INPUTS_FILE, RowInputs
     from thresher_serving.monitoring import Window as SomeRows
 
     decision = version.decision()
     split = version.evaluation("validation")
     try:
-        columns = RowInputs.load(version.training_artifact(f"assets/{ROW_INPUTS_FILE}").parent)
+        columns = InputSpec.load(version.training_artifact(f"assets/{INPUT_SPEC_FILE}").parent)
     except NotFoundError:
         columns = None
     return SomeRows(

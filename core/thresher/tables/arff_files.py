@@ -118,7 +118,7 @@ def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int
                 texts = [None if cell is None else unescaped(str(cell)) for cell in cells_N]
                 found[name] = pa.array(texts, pa.string())
             else:
-                cells_N[np.equal(cells_N, None)] = np.nan
+                cells_N[cells_N == None] = np.nan  # noqa: E711 - each cell by itself
                 found[name] = pa.array(cells_N.astype(np.float64), from_pandas=True)
         yield Rows(columns=found, num_rows=len(cells_NC), first_row=start)
 
@@ -148,5 +148,5 @@ def _are_numbers(values: Sequence[str]) -> bool:
 
 
 def unescaped(name: str) -> str:
-    """Return a name without the backslashes that Mulan writes, such as dise\\~no in delicious."""
+    r"""Return a name without the backslashes that Mulan writes, such as dise\~no in delicious."""
     return re.sub(r"\\(.)", r"\1", name)

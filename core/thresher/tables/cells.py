@@ -85,10 +85,12 @@ def as_number(cell: object) -> int | float:
             return float(text)
         if text.lower() in _FLAGS:
             return _FLAGS[text.lower()]
-        raise ValueError(f'"{shown(cell)}" is no number')
-    if isinstance(cell, (datetime.date, datetime.time, datetime.timedelta)):
-        raise ValueError(f'"{shown(cell)}" is a date or time, no number')
-    raise ValueError(f"a {type(cell).__name__} is no number")
+        reason = f'"{shown(cell)}" is no number'
+    elif isinstance(cell, (datetime.date, datetime.time, datetime.timedelta)):
+        reason = f'"{shown(cell)}" is a date or time, no number'
+    else:
+        reason = f"a {type(cell).__name__} is no number"
+    raise ValueError(reason)
 
 
 def as_flag(cell: object) -> float:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -340,8 +340,8 @@ def _broken(path: str, error: Exception) -> DataError:
 
 def _not_text(path: str, line: int, error: UnicodeDecodeError, options: CsvOptions) -> DataError:
     return DataError(
-        f"{path}, line {line} is not {options.encoding} text: {error.reason} at byte {error.start}; "
-        'name its encoding, such as encoding = "latin-1" (score: --encoding latin-1)'
+        f"{path}, line {line} is not {options.encoding} text: {error.reason} at byte {error.start}"
+        '; name its encoding, such as encoding = "latin-1" (score: --encoding latin-1)'
     )
 
 
@@ -356,11 +356,9 @@ def line_of(path: str, system: Any, position: int, options: CsvOptions) -> int |
     """
     import csv
 
-    quoting = csv.QUOTE_MINIMAL if options.quoting else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if options.quoting else csv.QUOTE_NONE
     with _text_stream(path, system, options) as source:
-        reader = csv.reader(
-            _lines(source), delimiter=options.delimiter_of(path), quoting=quoting
-        )
+        reader = csv.reader(_lines(source), delimiter=options.delimiter_of(path), quoting=quoting)
         row, before = (-1 if options.columns is None else 0), 0
         try:
             for cells in reader:

@@ -242,9 +242,7 @@ class InputMaker:
                         f"{self._title} reads texts with a tokenizer that is not at hand; name its "
                         "tokenizer.json: tokenizer=PATH"
                     )
-                tokenizer = Tokenizer(
-                    folder / spec.text.tokenizer, max_length=spec.text.max_length
-                )
+                tokenizer = Tokenizer(folder / spec.text.tokenizer, max_length=spec.text.max_length)
             return partial(tokenizer.arrays, inputs=self._inputs)
         from thresher.ngrams import hashed_ngrams
 
@@ -257,9 +255,7 @@ class InputMaker:
             max_ngrams=spec.ngrams.max_ngrams,
         )
 
-    def _finds_pictures(
-        self, name: str, tensor: TensorShape, columns: Mapping[str, Any]
-    ) -> bool:
+    def _finds_pictures(self, name: str, tensor: TensorShape, columns: Mapping[str, Any]) -> bool:
         """Return whether an input is made of pictures, and note their column."""
         spec = self._spec.pictures
         if name in columns or tensor.dtype != np.uint8 or len(tensor.shape) != 3:
@@ -336,7 +332,9 @@ class InputMaker:
             kind = getattr(cells[0], "type", None)
             if kind is not None and _is_raw(kind, tensor):
                 return raw_array(cells[0], columns[0], shape, tensor.dtype, reject), None
-            if kind is None and any(hasattr(cell, "__len__") and not isinstance(cell, str) for cell in cells[0]):
+            if kind is None and any(
+                hasattr(cell, "__len__") and not isinstance(cell, str) for cell in cells[0]
+            ):
                 return _object_lists(cells[0], columns[0], shape, tensor.dtype, reject), None
             if kind is not None and is_list(kind):
                 array, lengths = list_arrays(
@@ -357,9 +355,7 @@ class InputMaker:
             else:
                 fill = spec.fill_of(column)
                 parts_WN.append(
-                    number_array(
-                        cells_N, column, tensor.dtype, reject, fill=fill, exact=spec.exact
-                    )
+                    number_array(cells_N, column, tensor.dtype, reject, fill=fill, exact=spec.exact)
                 )
         for column in spec.flagged.get(name, ()):
             cells_N = cells[columns.index(column)]
@@ -415,7 +411,8 @@ class InputMaker:
         name = cell.decode() if isinstance(cell, bytes) else cell
         if self._read_file is None:
             raise DataError(f"{name}: a picture's content was expected, not its name")
-        return self._read_file(f"{folder}/{name}" if folder else name)
+        is_absolute = name.startswith("/") or "://" in name
+        return self._read_file(f"{folder}/{name}" if folder and not is_absolute else name)
 
 
 def _is_content(cell: bytes) -> bool:
@@ -485,7 +482,9 @@ def _object_lists(
             found[row] = flat.reshape(array.shape)
         except (ValueError, TypeError) as error:
             reject(row, str(error), column)
-    size = [max((array.shape[at] for array in found.values()), default=1) for at in range(len(shape))]
+    size = [
+        max((array.shape[at] for array in found.values()), default=1) for at in range(len(shape))
+    ]
     arrays = np.zeros((len(cells), *size), dtype=dtype)
     for row, array in found.items():
         arrays[(row, *(slice(length) for length in array.shape))] = array

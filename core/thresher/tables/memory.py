@@ -56,9 +56,7 @@ def memory_rows(
     return {field.name: field.type for field in table.schema}, rows()
 
 
-def _of_columns(
-    data: Mapping[str, Any], where: str
-) -> tuple[dict[str, Any], Iterator[Rows]]:
+def _of_columns(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Iterator[Rows]]:
     """Return columns of Python objects or arrays as rows; a lone value is a column of one row."""
     columns: dict[str, list[Any]] = {}
     for name, given in data.items():

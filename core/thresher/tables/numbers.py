@@ -478,4 +478,3 @@ def raw_array(
         for row in np.flatnonzero(~finite):
             reject(int(row), "NaN or infinite numbers", column)
     return found
-

@@ -19,7 +19,7 @@ from thresher.errors import DataError, NotFoundError
 from thresher.tables.address import Address
 from thresher.tables.csv_files import CSV_SUFFIXES
 
-__all__ = ["Form", "PICTURE_SUFFIXES", "Part", "digest_of", "find_parts", "form_of"]
+__all__ = ["PICTURE_SUFFIXES", "Form", "Part", "digest_of", "find_parts", "form_of"]
 
 Form = Literal["parquet", "arrow", "csv", "npz", "npy", "arff", "pictures"]
 

@@ -18,7 +18,22 @@ __all__ = ["RESIZE", "decode_picture"]
 _MAX_PIXELS = 1 << 27
 """134 million: more than any camera's, and 400 MB of pixels."""
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
-_PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_PLAIN = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+)
 
 
 def decode_picture(

@@ -64,7 +64,7 @@ class Tokenizer:
             )
         try:
             self._tokenizer = Loaded.from_file(str(file))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
+        except Exception as error:
             raise DataError(f"{file} is not a tokenizer file: {error}") from error
         self._tokenizer.enable_truncation(max_length=max_length)
         padding = self._tokenizer.padding or {}
@@ -110,7 +110,11 @@ def checked_text(cell: object) -> str:
         ValueError: If it is none, or holds half of a surrogate pair; the message says which.
     """
     if not isinstance(cell, str):
-        raise ValueError("missing, expected a text" if cell is None else f"a {type(cell).__name__}, expected a text")
+        raise ValueError(
+            "missing, expected a text"
+            if cell is None
+            else f"a {type(cell).__name__}, expected a text"
+        )
     try:
         cell.encode()
     except UnicodeEncodeError as error:

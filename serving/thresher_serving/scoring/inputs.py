@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError, MissingExtraError, unknown_name
-from thresher.row_inputs import RowInputs
 from thresher_serving.client.metadata import TensorMetadata
 from thresher_serving.scoring.cells import (
     is_bytes,
@@ -73,7 +73,7 @@ class InputMaker:
         read_picture: Callable[[str], bytes] | None = None,
     ) -> None:
         self._version = version
-        self._how = version.row_inputs or RowInputs()
+        self._how = version.input_spec or InputSpec()
         self._read_picture = read_picture
         self._text_column = self._picture_column = ""
         self._names_pictures = False
@@ -259,7 +259,7 @@ class InputMaker:
         return found
 
     def _picture_arrays(self, rows: Rows, folder: str, reject: Any) -> dict[str, Array]:
-        from thresher.pictures import decode_picture
+        from thresher.tables.pictures import decode_picture
 
         name, tensor = next(
             (n, t) for n, t in self._version.model.inputs.items() if n not in self.columns

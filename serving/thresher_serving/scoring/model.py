@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thresher.artifacts.input_spec import InputSpec
 from thresher.certificate import CERTIFICATE_FILE, file_digest
 from thresher.decision import Decision
 from thresher.errors import DataError, ParityError
 from thresher.published_models import PublishedModels
-from thresher.row_inputs import RowInputs
 from thresher_serving.client.metadata import ModelMetadata, TensorMetadata
 
 __all__ = ["ScoredVersion"]
@@ -28,7 +28,7 @@ class ScoredVersion:
     """Its ONNX model."""
     certificate_sha256: str
     """Of its certificate; empty for a version that has none."""
-    row_inputs: RowInputs | None
+    input_spec: InputSpec | None
     """How a table's rows become inputs; None where training did not say."""
 
     @classmethod
@@ -75,7 +75,7 @@ class ScoredVersion:
             decision=decision,
             file=file,
             certificate_sha256=file_digest(certificate) if certificate.is_file() else "",
-            row_inputs=RowInputs.load(file.parent),
+            input_spec=InputSpec.load(file.parent),
         )
 
     @property

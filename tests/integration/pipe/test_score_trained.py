@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from support.scoring import read_parts
+from thresher.artifacts.input_spec import InputSpec
 from thresher.cli import main
 from thresher.registry import resolve
 from thresher.repository import ModelRepository
-from thresher.row_inputs import RowInputs
 from thresher_export import export_version
 from thresher_training import DataConfig, NetworkConfig, OptimizationConfig, Recipe, train
 
@@ -57,8 +57,8 @@ def test_columns_find_their_inputs_whatever_their_order(store: Path) -> None:
     )
     train(recipe)
     version = resolve("models:/weather/1")
-    how = RowInputs.load(version.artifact("assets/inputs.json").parent)
-    assert how == RowInputs(columns={"features": ("wind", "cloud", "sun")}, fill_missing=0.0)
+    how = InputSpec.load(version.artifact("assets/inputs.json").parent)
+    assert how == InputSpec(columns={"features": ("wind", "cloud", "sun")}, fill_missing=0.0)
     export_version("models:/weather/1", repository=ModelRepository(store / "models"))
 
     other = rows(300, 1)

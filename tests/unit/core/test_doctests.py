@@ -13,7 +13,7 @@ import pytest
         "thresher.errors",
         "thresher.ngrams",
         "thresher.observations",
-        "thresher.row_inputs",
+        "thresher.artifacts.input_spec",
         "thresher.scores",
         "thresher.testing",
         "thresher.tolerances",

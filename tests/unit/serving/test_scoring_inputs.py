@@ -18,20 +18,20 @@ from PIL import Image
 from support.scoring import engine_of, read_parts, read_rejects, score_into
 from support.text_models import logits, publish_text_model, write_tokenizer
 from thresher import Decision
+from thresher.artifacts.input_spec import InputSpec, NgramSpec, PictureSpec, TextSpec
 from thresher.certificate import CERTIFICATE_FILE
 from thresher.errors import DataError
 from thresher.ngrams import hashed_ngrams
 from thresher.observations import Observations
-from thresher.pictures import decode_picture
 from thresher.published_models import PublishedModels
 from thresher.repository import MODEL_FILE, ModelRepository
-from thresher.row_inputs import NgramRows, PictureRows, RowInputs, TextRows
+from thresher.tables.pictures import decode_picture
 from thresher_serving.scoring import OutputForm, ScoredVersion, ScoringOptions, score
 
 TEXTS = ["i love this", "so sad", "", "really, why?", "i love this so really really sad, why? why?"]
 
 
-def scored_version(root: Path, name: str, how: RowInputs) -> ScoredVersion:
+def scored_version(root: Path, name: str, how: InputSpec) -> ScoredVersion:
     """Return a published version with what its export would have written beside it."""
     folder = root / name / "1"
     (folder / "inputs.json").write_text(how.to_json())
@@ -45,7 +45,7 @@ def text_version(
     root = tmp_path_factory.mktemp("texts") / "models"
     publish_text_model(root, 1, length=request.param, with_text=False, serve=True)
     write_tokenizer(root / "emotions" / "1" / "tokenizer.json")
-    return scored_version(root, "emotions", RowInputs(text=TextRows(max_length=8)))
+    return scored_version(root, "emotions", InputSpec(text=TextSpec(max_length=8)))
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 64])
@@ -138,7 +138,7 @@ def test_ngrams_are_hashed_as_in_training(tmp_path: Path) -> None:
     )
     body = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     publish_network(tmp_path, "ngrams", body)
-    version = scored_version(tmp_path, "ngrams", RowInputs(ngrams=NgramRows(**options)))  # type: ignore[arg-type]
+    version = scored_version(tmp_path, "ngrams", InputSpec(ngrams=NgramSpec(**options)))  # type: ignore[arg-type]
     found = score(version, pa.table({"text": TEXTS}), engine_of(version))
     arrays = hashed_ngrams(TEXTS, **options)  # type: ignore[arg-type]
     sums = (arrays["ngram_ids"] * arrays["ngram_mask"]).sum(axis=1)
@@ -175,7 +175,7 @@ def picture_version(tmp_path_factory: pytest.TempPathFactory) -> ScoredVersion:
     )
     body = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     publish_network(root, "colours", body)
-    how = RowInputs(pictures=PictureRows(column="photo", size=8, resize="crop"))
+    how = InputSpec(pictures=PictureSpec(column="photo", size=8, resize="crop"))
     return scored_version(root, "colours", how)
 
 

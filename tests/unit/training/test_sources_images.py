@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from thresher.artifacts.input_spec import InputSpec, PictureSpec
 from thresher.errors import ConfigError, DataError
-from thresher.row_inputs import PictureRows, RowInputs
 from thresher_training.sources import Augmentation, images
 
 
@@ -28,8 +28,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("folder")
 def test_pictures_are_decoded_to_one_size_with_their_labels():
     data = images("labels.csv", folder="pictures", size=10, resize="squeeze")
-    assert data.row_inputs == RowInputs(
-        pictures=PictureRows(column="file", size=10, resize="squeeze")
+    assert data.input_spec == InputSpec(
+        pictures=PictureSpec(column="file", size=10, resize="squeeze")
     )
     assert data.labels == ("red", "blue")
     assert data.augment is None

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from thresher.artifacts.input_spec import InputSpec, NgramSpec, TextSpec
 from thresher.errors import ConfigError, DataError
-from thresher.row_inputs import NgramRows, RowInputs, TextRows
 from thresher_training.sources import hashed_ngrams, ngrams, text
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers: pip install -e '.[text]'")
@@ -43,7 +43,7 @@ def test_texts_become_token_ids_with_their_tokenizer_kept():
     assert data.labels == ("wet", "bright")
     assert data.trim_by == "attention_mask"
     assert data.assets["tokenizer.json"].name == "tokenizer.json"
-    assert data.row_inputs == RowInputs(text=TextRows(column="text", max_length=6))
+    assert data.input_spec == InputSpec(text=TextSpec(column="text", max_length=6))
     expected = {
         '"rain': ([2, 1, 3, 0, 0, 0], [1, 0]),
         "rain and sun": ([2, 3, 5, 4, 0, 0], [1, 1]),
@@ -102,7 +102,7 @@ def test_ngrams_need_no_tokenizer_and_are_those_of_the_function():
     data = ngrams("t.tsv", max_ngrams=5, **OPTIONS)
     assert data.trim_by == "ngram_mask"
     assert data.assets == {}
-    assert data.row_inputs == RowInputs(ngrams=NgramRows(column="text", max_ngrams=5))
+    assert data.input_spec == InputSpec(ngrams=NgramSpec(column="text", max_ngrams=5))
     train = data.splits["train"]
     expected = hashed_ngrams(list(train.texts), max_ngrams=5)
     np.testing.assert_array_equal(train.inputs["ngram_ids"], expected["ngram_ids"])

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from thresher.artifacts.input_spec import InputSpec, PictureSpec
 from thresher.errors import ConfigError, DataError, unknown_name
-from thresher.pictures import RESIZE, decode_picture
-from thresher.row_inputs import PictureRows, RowInputs
+from thresher.tables.pictures import RESIZE, decode_picture
 from thresher_training.data import DataSet
 from thresher_training.sources.augmentation import Augmentation
 from thresher_training.sources.cache import CACHE, cached, load_splits
@@ -156,7 +156,7 @@ def images(
         splits=splits,
         source=f"pictures: {told_files(tables)}, {size} x {size} pixels",
         augment=augment if augment.is_active else None,
-        row_inputs=RowInputs(pictures=PictureRows(column=file_column, size=size, resize=resize)),
+        input_spec=InputSpec(pictures=PictureSpec(column=file_column, size=size, resize=resize)),
     )
 
 

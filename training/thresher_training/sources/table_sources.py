@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from thresher.row_inputs import RowInputs
+from thresher.artifacts.input_spec import InputSpec
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
 from thresher_training.sources.dialect import ARROW, DELIMITED, dialect_of
@@ -222,7 +222,7 @@ def _table(
         labels=labels,
         splits=splits,
         source=f"table: {told_files(tables)}",
-        row_inputs=RowInputs(
+        input_spec=InputSpec(
             columns={name: tuple(of) for name, of in by_input.items()},
             fill_missing=columns.fill_missing,
         ),

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from thresher.artifacts.input_spec import InputSpec, NgramSpec, TextSpec
 from thresher.errors import ConfigError, DataError
 from thresher.ngrams import hashed_ngrams
-from thresher.row_inputs import NgramRows, RowInputs, TextRows
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import CACHE, cached, load_splits
 from thresher_training.sources.dialect import (
@@ -112,7 +112,7 @@ def text(
         encode,
         trim_by="attention_mask",
         assets={"tokenizer.json": tokenizer_file},
-        row_inputs=RowInputs(text=TextRows(column=text_column, max_length=max_length)),
+        input_spec=InputSpec(text=TextSpec(column=text_column, max_length=max_length)),
         encoding={"tokenizer": tokenizer_file, "max_length": max_length},
         text_column=text_column,
         form=form,
@@ -206,7 +206,7 @@ def ngrams(
         encode,
         trim_by="ngram_mask",
         assets={},
-        row_inputs=RowInputs(ngrams=NgramRows(column=text_column, **options)),
+        input_spec=InputSpec(ngrams=NgramSpec(column=text_column, **options)),
         encoding=options,
         text_column=text_column,
         form=form,
@@ -223,7 +223,7 @@ def _texts(
     *,
     trim_by: str,
     assets: dict[str, Path],
-    row_inputs: RowInputs,
+    input_spec: InputSpec,
     encoding: dict[str, Any],
     text_column: str,
     form: LabelForm,
@@ -279,7 +279,7 @@ def _texts(
         source=f"texts: {told_files(tables)}",
         trim_by=trim_by,
         assets=assets,
-        row_inputs=row_inputs,
+        input_spec=input_spec,
     )
 
 
