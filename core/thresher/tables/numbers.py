@@ -236,8 +236,8 @@ def _held_exactly(values: Array, dtype: np.dtype[Any]) -> Array:
     sure = _SURE[dtype.itemsize]
     found = (values <= sure) & (values >= -sure if values.dtype.kind == "i" else values >= 0)
     for row in np.flatnonzero(~found):
-        size = abs(int(values[row]))
-        found[row] = size % (size & -size) == 0 and (size // (size & -size)) <= sure
+        whole = abs(int(values[row]))
+        found[row] = whole // (whole & -whole) <= sure
     return found
 
 
@@ -399,10 +399,10 @@ def _flattened(
         sizes = pc.fill_null(pc.list_value_length(level), 0).to_numpy(zero_copy_only=False)
         wrong = (sizes != axis) if axis != -1 else (sizes == 0)
         for at in np.flatnonzero(wrong):
-            row = int(parents[at])
-            if fits[row]:
-                fits[row] = False
-                reject(row, _misfit(int(sizes[at]), axis, shape, depth), column)
+            of_row = int(parents[at])
+            if fits[of_row]:
+                fits[of_row] = False
+                reject(of_row, _misfit(int(sizes[at]), axis, shape, depth), column)
         parents = np.repeat(parents, sizes.astype(np.int64))
         level = pc.list_flatten(level)
     lengths = np.bincount(parents, minlength=len(cells)).astype(np.int64)
