@@ -93,10 +93,10 @@ class ExampleReader:
             kinds, chunks = memory_rows(given)
             return self._of_rows(model, kinds, _joined(chunks), "the table")
         items = list(given) if isinstance(given, (list, tuple)) else [given]
+        if self.takes_texts(model) and (not items or isinstance(items[0], str)):
+            return self._of_texts(model, items)
         if not items:
             raise DataError(f"model {model.name}: got an empty list, expected at least one row")
-        if self.takes_texts(model) and isinstance(items[0], str):
-            return self._of_texts(model, items)
         if all(isinstance(item, (str, Path)) for item in items):
             return self._of_files(model, [Path(item) for item in items])
         if all(isinstance(item, bytes) or _is_picture(item) for item in items):

@@ -10,7 +10,7 @@ import pytest
 
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError, ServerError
-from thresher_serving import Client, RunningServer, load_example
+from thresher_serving import Client, RunningServer
 
 LOGITS = np.float32([[0.3, -1.7, 2.1], [-0.2, 0.9, -3.3], [0, 0, 0], [9, -9, 0.5], [1, 2, 3]])
 
@@ -163,8 +163,9 @@ def test_metadata_tells_inputs_without_the_batch_axis(client: Client) -> None:
 
 def test_an_example_from_a_file_can_be_asked_about(client: Client, tmp_path: Path) -> None:
     np.save(tmp_path / "row.npy", LOGITS[0])
-    row = load_example(tmp_path / "row.npy", client.metadata("weather"))
-    assert client.predict("weather", row[None], version=1).labels.all()
+    answer = client.predict("weather", tmp_path / "row.npy", version=1)
+    assert answer.labels.shape == (1, 3)
+    assert answer.labels.all()
 
 
 def test_a_backend_that_died_is_reported_and_mended_by_unload_and_load(
