@@ -100,13 +100,16 @@ def test_a_model_that_tells_no_decision_still_answers(client: Client) -> None:
             np.float32([[1, 2, 3], [np.nan, 2, np.inf], [1, 2, 3], [4, -np.inf, 0]]),
             "3 values that are NaN or infinite, in 2 of 4 rows, the first in row 1",
         ),
-        ({"x": LOGITS.tolist()}, "is a list, expected a NumPy array"),
+        ({"x": [["a", "b", "c"]]}, r'row 0: .*"a" is no number'),
+        ({"x": [[1.0, 2.0]]}, r"row 0: .*shape \[2\], expected \[3\]"),
     ],
 )
 def test_bad_inputs_are_refused_before_anything_is_sent(
     client: Client, inputs: Any, message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"model weather.*{message.replace('(?s)', '')}"):
+    with pytest.raises(
+        DataError, match=f"(model weather|the table).*{message.replace('(?s)', '')}"
+    ):
         client.predict("weather", inputs)
 
 
