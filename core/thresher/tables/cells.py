@@ -78,7 +78,8 @@ def as_number(cell: object) -> int | float:
     if isinstance(cell, (bool, np.bool_)):
         return int(cell)
     if isinstance(cell, _TIMES):  # before whole numbers: NumPy counts its timedelta64 among them
-        raise ValueError(f'"{shown(cell)}" is a date or time, no number')
+        reason = f'"{shown(cell)}" is a date or time, no number'
+        raise ValueError(reason)  # noqa: TRY004 - the documented one
     if isinstance(cell, (int, np.integer)):
         return int(cell)
     if isinstance(cell, (float, np.floating)):

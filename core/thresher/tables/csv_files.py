@@ -175,7 +175,7 @@ def _numbered(
     """Yield a reader's rows with their positions in the file, the lines that are no rows among."""
     import pyarrow as pa
 
-    position = 0
+    position, names = 0, [field.name for field in reader.schema]
     while True:
         try:
             whole = reader.read_next_batch()
@@ -183,13 +183,13 @@ def _numbered(
             checked.raise_error()
             if bad:
                 rejects = [_reject(line, num_before) for line in bad]
-                yield Rows(columns={}, num_rows=0, first_row=position, rejects=rejects)
+                empty = dict.fromkeys(names, pa.array([], pa.binary()))
+                yield Rows(columns=empty, num_rows=0, first_row=position, rejects=rejects)
             return
         except pa.ArrowInvalid as error:
             checked.raise_error()
             raise _broken(path, error) from error
         checked.raise_error()
-        names = whole.schema.names
         for start in range(0, whole.num_rows, chunk_rows):
             batch = whole.slice(start, chunk_rows)
             end = position + batch.num_rows

@@ -67,7 +67,9 @@ def decode_picture(
         ) from None
     what = f"the picture {picture}" if isinstance(picture, (str, Path)) else "the picture"
     mode = "L" if shape is not None and shape[0] == 1 else "RGB"
-    source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    source = io.BytesIO(picture) if isinstance(picture, (bytes, bytearray)) else picture
+    if not isinstance(source, (str, Path, io.IOBase, Image.Image)):
+        raise DataError(f"a {type(picture).__name__} is no picture; expected a file or its content")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
