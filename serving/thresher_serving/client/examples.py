@@ -88,15 +88,15 @@ class ExampleReader:
         if is_mapping and (model.input_spec is None or set(given) <= set(model.inputs)):
             return given  # type: ignore[no-any-return]
         if _is_array(given):
-            return {_only_input(model, given): given}
+            return {_only_input(model): given}
         if is_table(given):
             kinds, chunks = memory_rows(given)
             return self._of_rows(model, kinds, _joined(chunks), "the table")
         items = list(given) if isinstance(given, (list, tuple)) else [given]
+        if self.takes_texts(model) and (not items or isinstance(items[0], str)):
+            return self._of_texts(model, items)
         if not items:
             raise DataError(f"model {model.name}: got an empty list, expected at least one row")
-        if self.takes_texts(model) and isinstance(items[0], str):
-            return self._of_texts(model, items)
         if all(isinstance(item, (str, Path)) for item in items):
             return self._of_files(model, [Path(item) for item in items])
         if all(isinstance(item, bytes) or _is_picture(item) for item in items):
@@ -219,7 +219,7 @@ class ExampleReader:
         if forms == {"pictures"}:
             return self._of_pictures(model, paths, [str(path) for path in paths])
         if forms == {"npy"}:
-            return {_only_input(model, paths): _stacked(model, paths)}
+            return {_only_input(model): _stacked(model, paths)}
         if len(paths) > 1:
             raise DataError(
                 f"model {model.name}: got {len(paths)} files, expected one table, or pictures or "
@@ -270,12 +270,12 @@ def _is_picture(value: object) -> bool:
     return hasattr(value, "getbands") and hasattr(value, "tobytes")
 
 
-def _only_input(model: ModelMetadata, given: object) -> str:
+def _only_input(model: ModelMetadata) -> str:
     if len(model.inputs) != 1:
         names = ", ".join(f'"{name}"' for name in model.inputs)
         raise DataError(
-            f"model {model.name} takes {len(model.inputs)} inputs ({names}), got a "
-            f"{type(given).__name__}; expected a mapping from name to array"
+            f"model {model.name} takes {len(model.inputs)} inputs ({names}), got one array; "
+            "expected a mapping from name to array"
         )
     return next(iter(model.inputs))
 
