@@ -244,7 +244,7 @@ lined_texts = st.lists(cell_texts, min_size=1, max_size=3).flatmap(
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]),
     st.booleans(),
-    st.integers(80, 200),
+    st.integers(1, 200),
     st.integers(1, 4),
 )
 def test_cells_of_csv_files_are_those_that_were_written(
@@ -269,12 +269,14 @@ def test_cells_of_csv_files_are_those_that_were_written(
     options = CsvOptions(
         delimiter=delimiter, encoding="utf-8" if encoding == "utf-8-sig" else encoding
     )
-    with mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes):
+    with (
+        mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes),
+        mock.patch.object(csv_files, "_STEP_BYTES", max(block_bytes // 2, 1)),
+    ):
         try:
             found, rejects = rows_of(path, chunk_rows=chunk_rows, csv_options=options)
         except DataError as error:
-            # a block of the test may be shorter than a row; real ones have 4 MiB
-            assert "longer than" in str(error) or "\0" in content  # noqa: PT017
+            assert "zero bytes" in str(error)  # noqa: PT017
             return
     assert not rejects
     read = [[(cell or b"").decode() for cell in found[row].values()] for row in range(len(found))]
@@ -292,7 +294,7 @@ raw_pieces = st.sampled_from(
     st.sampled_from(["a,b", "a,b,c"]),
     st.sampled_from(["\n", "\r\n", "\r"]),
     st.booleans(),
-    st.integers(3, 70),
+    st.integers(1, 70),
 )
 def test_any_csv_file_is_read_as_python_reads_it_or_refused(
     tmp_path_factory: pytest.TempPathFactory,
@@ -310,11 +312,14 @@ def test_any_csv_file_is_read_as_python_reads_it_or_refused(
         whole = rows_of(path, csv_options=options)
     except DataError:
         whole = None
-    with mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes):
+    with (
+        mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes),
+        mock.patch.object(csv_files, "_STEP_BYTES", max(block_bytes // 2, 1)),
+    ):
         try:
             in_blocks = rows_of(path, csv_options=options)
         except DataError as error:
-            assert whole is None or "longer than" in str(error)  # noqa: PT017
+            assert whole is None, error
         else:
             assert in_blocks == whole
     if whole is None:
