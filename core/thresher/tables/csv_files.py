@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,6 +22,7 @@ __all__ = ["CSV_SUFFIXES", "CsvOptions", "csv_columns", "csv_rows", "line_of"]
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 """Of the files that are read as CSV, also behind them ``.gz``, ``.bz2`` or ``.zst``."""
 
+_LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 _BLOCK_BYTES = 1 << 22
 _STEP_BYTES = 1 << 16
 _LONGEST_ROW_BYTES = 1 << 25
@@ -431,8 +433,11 @@ def _lines(source: Any) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest = ""
     while data := source.read(1 << 20):
-        lines = (rest + decoder.decode(data)).splitlines(keepends=True)
-        rest = lines.pop() if lines else ""
+        # not splitlines(), for which a vertical tab and U+2028 end a line
+        lines = _LINE_END.split(rest + decoder.decode(data))
+        rest = lines.pop()
+        if not rest and lines and lines[-1].endswith("\r"):
+            rest = lines.pop()  # an LF may follow
         yield from lines
     if rest:
         yield rest
