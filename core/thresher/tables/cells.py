@@ -45,9 +45,7 @@ _ANSWERS = _FLAGS | {"yes": 1, "no": 0, "t": 1, "f": 0, "y": 1, "n": 0}
 def shown(cell: object) -> str:
     """Return a cell as messages quote it: at most 40 characters, control characters escaped."""
     if isinstance(cell, int) and abs(cell) > 10**_FLOAT_DIGITS:
-        return (
-            f"a whole number of more than {_FLOAT_DIGITS} digits"  # Python may refuse to write it
-        )
+        return f"10^{_FLOAT_DIGITS} or more"  # Python may refuse to write it
     text = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
     text = text if len(text) <= 40 else f"{text[:39]}…"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

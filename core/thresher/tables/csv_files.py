@@ -351,7 +351,8 @@ class _Checked(io.RawIOBase):
         Raises:
             DataError: If quotes do not pair up, or a row is longer than any can be.
         """
-        block, num_bytes = [], 0
+        block: list[bytes] = []
+        num_bytes = 0
         while num_bytes + len(self._rest) <= _LONGEST_ROW_BYTES + max(size, 0):
             data = bytes(self._source.read(size if not block else min(size, _STEP_BYTES)))
             if not data:

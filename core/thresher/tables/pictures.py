@@ -72,8 +72,9 @@ def decode_picture(
         ) from None
     what = f"the picture {picture}" if isinstance(picture, (str, Path)) else "the picture"
     mode = "L" if shape is not None and shape[0] == 1 else "RGB"
-    source = io.BytesIO(picture) if isinstance(picture, (bytes, bytearray)) else picture
-    if not isinstance(source, (str, Path, io.IOBase, Image.Image)):
+    source: Any = io.BytesIO(picture) if isinstance(picture, (bytes, bytearray)) else picture
+    is_known = isinstance(source, (str, Path, io.IOBase, Image.Image))
+    if not is_known:
         raise DataError(f"a {type(picture).__name__} is no picture; expected a file or its content")
     try:
         with warnings.catch_warnings():
