@@ -73,7 +73,7 @@ def decode_picture(
     what = f"the picture {picture}" if isinstance(picture, (str, Path)) else "the picture"
     mode = "L" if shape is not None and shape[0] == 1 else "RGB"
     source: Any = io.BytesIO(picture) if isinstance(picture, (bytes, bytearray)) else picture
-    is_known = isinstance(source, (str, Path, io.IOBase, Image.Image))
+    is_known = isinstance(source, (str, Path, Image.Image)) or hasattr(source, "read")
     if not is_known:
         raise DataError(f"a {type(picture).__name__} is no picture; expected a file or its content")
     try:
