@@ -9,7 +9,7 @@ import click
 
 from thresher.cli.export_all import export_all, export_all_options, wants_all
 from thresher.cli.options import json_option, repository_option, server_option
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.output import print_json, print_table, say, steps, tell
 
 __all__ = ["export", "verify"]
 
@@ -137,12 +137,12 @@ def export(
         ],
     )
     if done.folder is None:
-        click.echo(f"{version.uri} passes; nothing was published, as asked")
+        tell(f"{version.uri} passes; nothing was published, as asked")
         return
     verb = "Published" if done.is_new else "Was published already:"
-    click.echo(f"{verb} {version.uri} in {_shown(done.folder)}")
+    tell(f"{verb} {version.uri} in {_shown(done.folder)}")
     if done.text_name is not None:
-        click.echo(f"Texts are taken by {done.text_name}/{version.version}")
+        tell(f"Texts are taken by {done.text_name}/{version.version}")
     say(
         f"Next: thresher rollout {version.name}/{version.version}"
         if no_serve
@@ -237,9 +237,9 @@ def verify(
         listing = "\n  ".join(problems)
         raise ParityError(f"{name}/{version}: the engines do not agree:\n  {listing}")
     if not as_json:
-        click.echo(f"{' = '.join(outcome.outputs)}, decision by decision.")
+        tell(f"{' = '.join(outcome.outputs)}, decision by decision.")
         if picture:
-            click.echo(f"Picture: {_shown(picture)} (also in the MLflow run, under pictures/)")
+            tell(f"Picture: {_shown(picture)} (also in the MLflow run, under pictures/)")
 
 
 def _named(outcome: Any) -> str:

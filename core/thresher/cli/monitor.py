@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.errors import DataError, NotFoundError
 
 if TYPE_CHECKING:
@@ -120,18 +120,18 @@ def _tell(drifts: Sequence[Drift]) -> None:
             say(f"{window.name}: {note}")
         total = sum(drift.num_tests.values())
         if not drift.moved:
-            click.echo(f"{head}: nothing moved, of {total:,} things tested at {drift.alpha:g}")
+            tell(f"{head}: nothing moved, of {total:,} things tested at {drift.alpha:g}")
             continue
         print_table(
             head,
             ["what moved", "kind", "#validation", "#window", "#change, points", "#sd", "#p"],
             [
                 [
-                    finding.name.replace("[", r"\["),
+                    finding.name,
                     KINDS[finding.kind],
                     value_text(finding, finding.before),
                     value_text(finding, finding.now),
-                    interval_text(finding).replace("[", r"\["),
+                    interval_text(finding),
                     f"{finding.shift:+.2f}",
                     p_text(finding),
                 ]
@@ -141,7 +141,7 @@ def _tell(drifts: Sequence[Drift]) -> None:
         more = len(drift.moved) - _SHOWN
         if more > 0:
             say(f"and {more:,} more: see drift.json")
-        click.echo(
+        tell(
             f"{window.name}: drift, {len(drift.moved):,} of {total:,} things tested at "
             f"{drift.alpha:g} moved"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import json_option, server_option
-from thresher.cli.output import print_json, print_table
+from thresher.cli.output import Cell, print_json, print_table
 from thresher.cli.serve import connect
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def predict(
             }
         )
         return
-    cells = []
+    cells: list[list[Cell]] = []
     for row, (path, truth) in enumerate(zip(examples, truths, strict=True)):
         named = answer.named(row)
         predicted = [label for label, _, _ in named]
@@ -78,7 +78,7 @@ def predict(
                 path.name,
                 "?" if truth is None else " ".join(truth) or "none",
                 _named(named),
-                "" if truth is None else ("yes" if right else "[red]no[/red]"),
+                "" if truth is None else ("yes" if right else ("no", "red")),
             ]
         )
     print_table(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.options import CommandGroup
+from thresher.cli.output import print_json, print_table, say, steps, tell
 
 __all__ = ["repository"]
 
@@ -21,7 +22,7 @@ _FOLDER = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def repository() -> None:
     """Look into the model repository on disk; needs no torch, ONNX or MLflow.
 
@@ -48,7 +49,7 @@ def list_command(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
         print_json([version.to_dict() for version in found])
         return
     if not found:
-        click.echo(f"{folder} holds no model")
+        tell(f"{folder} holds no model")
         return
     print_table(
         f"{folder}: {len({v.model for v in found}):,} models, {len(found):,} versions",
@@ -96,9 +97,9 @@ def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     if not as_json:
         foreign = sum(version.proof == "foreign" for version in found)
         proven = len(found) - foreign
-        click.echo(f"{proven:,} versions are what was proven, byte for byte.")
+        tell(f"{proven:,} versions are what was proven, byte for byte.")
         if foreign:
-            click.echo(f"{foreign:,} carry no decision: something else published them.")
+            tell(f"{foreign:,} carry no decision: something else published them.")
 
 
 @repository.command()
@@ -133,7 +134,7 @@ def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
         )
         return
     if not found:
-        click.echo("Nothing to remove")
+        tell("Nothing to remove")
         return
     print_table(
         "Removed" if yes else "Would be removed",
@@ -141,7 +142,7 @@ def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
         [[leftover.kind, leftover.path, _size(leftover.num_bytes)] for leftover in found],
     )
     if yes:
-        click.echo(f"{_size(freed)} are free now")
+        tell(f"{_size(freed)} are free now")
     else:
         say("Nothing was removed. Run again with --yes to remove these")
 

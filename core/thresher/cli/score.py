@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
 from thresher.cli.versions import published_version
@@ -206,10 +206,7 @@ def _tell(report: ScoringReport) -> None:
         print_table(
             f"{report.version.title}: {tally.num_scored:,} rows",
             ["label", "#rows", "#rate"],
-            [
-                [name.replace("[", r"\["), f"{count:,}", f"{rate:.2%}"]
-                for name, count, rate in counted[:_SHOWN_LABELS]
-            ],
+            [[name, f"{count:,}", f"{rate:.2%}"] for name, count, rate in counted[:_SHOWN_LABELS]],
         )
         if len(counted) > _SHOWN_LABELS:
             say(f"and {len(counted) - _SHOWN_LABELS} labels more: see the report")
@@ -218,7 +215,7 @@ def _tell(report: ScoringReport) -> None:
     for broken in tally.broken[:5]:
         say(f"rejected as a whole: {broken}")
     rate = "" if not report.num_read_now else f", {report.rows_per_s:,.0f} rows/s"
-    click.echo(
+    tell(
         f"{tally.num_read:,} rows read, {tally.num_scored:,} scored, {tally.num_rejected:,} "
         f"rejected{rate}. {report.output}"
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from thresher.cli.output import emit_json, say
+from thresher.terminal import console
 
 __all__ = ["shown_progress"]
 
@@ -19,11 +20,9 @@ def shown_progress(
     log_json: bool,
 ) -> Iterator[tuple[Callable[[list[Any], int], None], Callable[[int], None]]]:
     """Yield what is called when a job begins, and for the rows that are done."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal and not log_json:
-        with _bar(console) as both:
+    shown = console(stderr=True)
+    if shown.is_terminal and not log_json:
+        with _bar(shown) as both:
             yield both
         return
     state: dict[str, Any] = {"rows": 0, "at": time.monotonic(), "since": time.monotonic()}
@@ -54,7 +53,7 @@ def shown_progress(
 
 @contextlib.contextmanager
 def _bar(
-    console: Any,
+    on: Any,
 ) -> Iterator[tuple[Callable[[list[Any], int], None], Callable[[int], None]]]:
     from rich.progress import (
         BarColumn,
@@ -70,7 +69,7 @@ def _bar(
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=on,
         transient=True,
     ) as shown:
         bar = shown.add_task("", total=None, rate="")

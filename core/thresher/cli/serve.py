@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import repository_option
-from thresher.cli.output import say, steps
+from thresher.cli.output import say, steps, tell
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def serve(
 
         for name in ModelRepository(repository).names():
             running.load_model(name)
-        click.echo(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
+        tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
         return
     with steps() as show:
         found = find_runtime(tritonserver, progress=show)
@@ -156,8 +156,8 @@ def serve(
     for problem in server.problems:
         say(f"Warning: {problem}")
     ready = ", ".join(f"{m.name} version {m.version}" for m in server.models if m.is_ready)
-    click.echo(f"Triton {found.version} serves {ready}")
-    click.echo(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
+    tell(f"Triton {found.version} serves {ready}")
+    tell(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
     if public is not None:
         where = public.security.key_file or "the environment"
         say(
@@ -232,6 +232,6 @@ def stop() -> None:
     from thresher_serving import stop_server
 
     stopped = stop_server()
-    click.echo(
+    tell(
         f"Stopped Triton (process {stopped.pid})" if stopped else "No Triton server is running here"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from thresher.terminal import printable
+
 if TYPE_CHECKING:
     from thresher_serving.rollout import ServerStatus, VersionStatus
 
@@ -56,15 +58,17 @@ def status_table(
             table.add_column(column, justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
-    head = Text(f"{found.server} at {found.url}", style="bold")
+    head = Text(printable(f"{found.server} at {found.url}"), style="bold")
     if every_s:
         head.append(time.strftime("   %H:%M:%S"), style="dim")
     what: list[Any] = [table if rows else Text("No model is loaded")]
     if every_label:
         what += _label_tables(found)
     else:
-        what += [Text(line) for line in _label_lines(found, most=5 if width >= _WIDE else 3)]
-    return Group(head, *what, *(Text(line, style="dim") for line in _footer(found)))
+        what += [
+            Text(printable(line)) for line in _label_lines(found, most=5 if width >= _WIDE else 3)
+        ]
+    return Group(head, *what, *(Text(printable(line), style="dim") for line in _footer(found)))
 
 
 def _key(each: VersionStatus) -> tuple[str, int | None, bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import json_option
-from thresher.cli.output import print_figures, print_json, print_table, say, steps
+from thresher.cli.output import print_figures, print_json, print_table, say, steps, tell
 
 if TYPE_CHECKING:
     from thresher_training.decisions import LabelReport
@@ -145,15 +145,15 @@ def tune(
     if len(rows) < len(done.tuned.report):
         say(f"... and {len(done.tuned.report) - len(rows)} more labels, in the run's labels.csv")
     for note in done.tuned.notes:
-        click.echo(note)
+        tell(note)
     print_figures(version.uri, done.metrics)
     if calibrate != "none":
         for name in ("expected_calibration_error", "brier_score"):
             before_it, after = (done.metrics[f"test/{name}{x}"] for x in ("_uncalibrated", ""))
-            click.echo(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
-    click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
+            tell(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
+    tell(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
     if html:
-        click.echo(f"Threshold explorer: {html}")
+        tell(f"Threshold explorer: {html}")
     if rolls_out:
         from thresher.cli.rollout import put_into_service
 
@@ -235,4 +235,4 @@ def diff(first: str, second: str, split: str, as_json: bool) -> None:
         ],
     )
     flips = sum(row.to_yes + row.to_no for row in found)
-    click.echo(f"{flips:,} decisions differ")
+    tell(f"{flips:,} decisions differ")

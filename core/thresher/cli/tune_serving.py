@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import print_json, print_table, say
+from thresher.cli.output import Cell, print_json, print_table, say, tell
 
 if TYPE_CHECKING:
     from thresher_serving.tuning import Load, Settings, Tuned
@@ -106,9 +106,9 @@ def _cells(settings: Settings, load: Load) -> list[str]:
 def _print(tuned: Tuned, *, batch_size: int, clients: int, dry_run: bool) -> None:
     rows = []
     for settings, load in tuned.tried:
-        remark = "as it was" if settings == tuned.tried[0][0] else ""
+        remark: Cell = "as it was" if settings == tuned.tried[0][0] else ""
         if settings == tuned.best:
-            remark = "[bold green]best[/]" if tuned.is_met else "[bold red]nearest[/]"
+            remark = ("best", "bold green") if tuned.is_met else ("nearest", "bold red")
         rows.append([*_cells(settings, load), remark])
     print_table(
         f"{tuned.name} version {tuned.version}, {clients} clients, batch {batch_size}, "
@@ -118,14 +118,14 @@ def _print(tuned: Tuned, *, batch_size: int, clients: int, dry_run: bool) -> Non
     )
     ratio = tuned.after.rows_per_s / tuned.before.rows_per_s if tuned.before.rows_per_s else 0.0
     if not tuned.is_met:
-        click.echo(f"Nothing that was tried keeps to {tuned.objective}; nothing was written")
+        tell(f"Nothing that was tried keeps to {tuned.objective}; nothing was written")
     elif tuned.best == tuned.tried[0][0]:
-        click.echo("The settings as they are were the best; nothing was written")
+        tell("The settings as they are were the best; nothing was written")
     else:
         done = "Not written, as asked" if dry_run else "Written into its config.pbtxt"
-        click.echo(f"{ratio:.2f} times the throughput. {done}")
+        tell(f"{ratio:.2f} times the throughput. {done}")
         say("Next: thresher serve --background (a server that runs takes them then)")
-        click.echo(f"To keep them at the next export, put into the recipe:\n{tuned.best.recipe()}")
+        tell(f"To keep them at the next export, put into the recipe:\n{tuned.best.recipe()}")
 
 
 def _plain(tuned: Tuned) -> dict[str, Any]:
