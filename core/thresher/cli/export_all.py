@@ -80,20 +80,20 @@ def wants_all(model_uri: str | None, job: dict[str, Any]) -> bool:
     """Return whether a job is asked for; takes ``is_all`` out of its options.
 
     Raises:
-        click.UsageError: If neither or both of --all and MODEL_URI are given, or an option of a
+        click.UsageError: If neither or both of --all and MODEL are given, or an option of a
             job without --all.
     """
     ctx = click.get_current_context()
     if job.pop("is_all"):
         if model_uri is not None:
-            raise click.UsageError("name a model URI or --all, not both")
+            raise click.UsageError("name a version or --all, not both")
         return True
     for param in ctx.command.params:
         given = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
         if given and param.name in job:
             raise click.UsageError(f"{param.opts[0]} goes with --all")
     if model_uri is None:
-        raise click.UsageError("name a model URI, such as models:/digits@candidate, or --all")
+        raise click.UsageError("name a version, such as digits@candidate, or --all")
     return False
 
 

@@ -93,12 +93,12 @@ def monitor(
             windows = [merged(windows)]
         first = windows[0]
         show(f"Reading what validation of {first.title} was")
-        baseline, version = _baseline(first, repository)
+        baseline, version, why = _baseline(first, repository)
         drifts = [compare(window, baseline, alpha=alpha) for window in windows]
         show("Drawing")
         folder = folder or Path(".thresher") / "drift" / f"{first.model}-{first.version}"
         paths = write_record(drifts, folder)
-        run_id = None if no_log else _logged(drifts, version, paths, show)
+        run_id = None if no_log else _logged(drifts, version, why, paths, show)
     found = any(drift.moved for drift in drifts)
     if as_json:
         print_json({**drifts_to_dict(drifts), "report": str(folder), "run_id": run_id})
@@ -147,8 +147,10 @@ def _tell(drifts: Sequence[Drift]) -> None:
         )
 
 
-def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | None]:
-    """Return validation's rows of the version, from MLflow or the repository, and the version.
+def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | None, str]:
+    """Return validation's rows of the version, the version in MLflow, and why there is none.
+
+    The rows are read from MLflow, else from the repository.
 
     Raises:
         NotFoundError: If neither knows them.
@@ -166,9 +168,9 @@ def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | 
 
         try:
             version = resolve(f"models:/{window.model}/{window.version}")
-            return _logged_baseline(window, version), version
+            return _logged_baseline(window, version), version, ""
         except ModuleNotFoundError as error:
-            why = f"{error.name} is not installed"
+            why = f"{error.name} is not installed here"
         except NotFoundError as error:
             why = str(error).partition(": API request")[0]
     try:
@@ -179,7 +181,7 @@ def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | 
             "Set MLFLOW_TRACKING_URI to where it was trained, or name the --repository"
         ) from None
     say(f"Validation is read from {repository} ({why})")
-    return found, version
+    return found, version, why
 
 
 def _logged_baseline(window: Window, version: ModelVersion) -> Window:
@@ -208,12 +210,13 @@ def _logged_baseline(window: Window, version: ModelVersion) -> Window:
 def _logged(
     drifts: Sequence[Drift],
     version: ModelVersion | None,
+    why: str,
     paths: Sequence[Path],
     show: Callable[[str], None],
 ) -> str | None:
     """Log the outcome in the version's experiment, return the run; None, and a warning, if not."""
     if version is None:
-        show("WARNING: nothing is logged: MLflow does not know the version, or is out of reach")
+        show(f"WARNING: nothing is logged to MLflow: {why}")
         return None
     from thresher.registry import connect
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,10 +49,29 @@ repository_option = click.option(
     help="The model repository's folder.",
 )
 
+
+class _ServerOption(click.Option):
+    """Takes --to as well, its name of old, which no help shows."""
+
+    def __init__(self, declared: Sequence[str], **settings: Any) -> None:
+        super().__init__([*declared, "--to"], **settings)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what the help says of it."""
+        name, text = super().get_help_record(ctx) or ("", "")
+        return name.replace(", --to", ""), text
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return what errors call it."""
+        return super().get_error_hint(ctx).replace(" / '--to'", "")
+
+
 server_option = click.option(
     "--server",
+    cls=_ServerOption,
     metavar="HOST:PORT",
-    help="gRPC address of a Triton server; by default the one that `thresher serve` started here.",
+    help="Address of a Triton server; by default the one that `thresher serve` started here. Its "
+    "key is read from THRESHER_SERVER_KEY.",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")

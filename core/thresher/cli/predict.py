@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import json_option, server_option
-from thresher.cli.output import Cell, print_json, print_table
+from thresher.cli.output import Cell, print_json, print_table, say
 from thresher.cli.serve import connect
+from thresher.cli.versions import asked_version
 
 if TYPE_CHECKING:
     from thresher_serving import NamedLabel
@@ -35,6 +36,8 @@ def predict(
 ) -> None:
     """Ask Triton about examples: pictures (PNG, JPEG) or arrays (.npy), one example a file.
 
+    MODEL is NAME, or NAME/VERSION, or NAME@ALIAS as MLflow knows it.
+
     True labels are shown where a metadata.csv (file_name,labels) lies beside a file.
 
     Example: thresher predict digits examples/digits/*.png
@@ -43,6 +46,7 @@ def predict(
 
     from thresher_serving import Client, load_example, true_labels
 
+    model, model_version = asked_version(model, say, number=model_version)
     with Client(connect(server)) as client:
         metadata = client.metadata(model, model_version)
         rows = [load_example(path, metadata) for path in examples]

@@ -8,6 +8,7 @@ import click
 
 from thresher.cli.options import CommandGroup
 from thresher.cli.output import print_json, print_table, say, steps, tell
+from thresher.cli.versions import model_alone
 
 __all__ = ["repository"]
 
@@ -44,7 +45,7 @@ def list_command(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     from thresher.inventory import list_versions
     from thresher.repository import ModelRepository
 
-    found = list(list_versions(ModelRepository(folder), names=names or None))
+    found = list(list_versions(ModelRepository(folder), names=_models(names)))
     if as_json:
         print_json([version.to_dict() for version in found])
         return
@@ -85,7 +86,7 @@ def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     with steps() as show:
         found = list(
             list_versions(
-                ModelRepository(folder), names=names or None, read_bytes=True, progress=show
+                ModelRepository(folder), names=_models(names), read_bytes=True, progress=show
             )
         )
     if as_json:
@@ -145,6 +146,11 @@ def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
         tell(f"{_size(freed)} are free now")
     else:
         say("Nothing was removed. Run again with --yes to remove these")
+
+
+def _models(names: tuple[str, ...]) -> list[str] | None:
+    """Return the models that are named; None where all are meant."""
+    return [model_alone(name, "all versions are listed") for name in names] or None
 
 
 def _size(num_bytes: int) -> str:

@@ -13,19 +13,11 @@ __all__ = [
     "alias_option",
     "repository_option",
     "timeout_option",
-    "to_option",
 ]
 
 DEFAULT_ALIAS = "champion"
 """The alias that a rollout moves."""
 
-to_option = click.option(
-    "--to",
-    "server",
-    metavar="HOST:PORT",
-    help="gRPC address of the Triton server; by default the one that `thresher serve` started "
-    "here. A key is read from THRESHER_SERVER_KEY.",
-)
 repository_option = click.option(
     "--repository",
     type=click.Path(path_type=Path, file_okay=False),

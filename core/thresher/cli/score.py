@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option, repository_option
+from thresher.cli.options import json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
@@ -72,12 +72,7 @@ _SHOWN_LABELS = 12
     help="Exit with 1 if a larger share of the rows cannot be scored.",
 )
 @repository_option
-@click.option(
-    "--to",
-    "server",
-    metavar="HOST:PORT",
-    help="For --engine triton: the server's gRPC address; by default the one started here.",
-)
+@server_option
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -117,16 +112,17 @@ def score(
 ) -> None:
     """Score every row of a data set with the decision that is served.
 
-    MODEL is NAME/VERSION, or NAME@ALIAS or models:/... as MLflow knows it; it is exported where it
-    is not published yet. Rows that cannot be scored are written to DIR/_rejects with the reason. A
-    job that was broken off goes on when the same command is run again.
+    MODEL is NAME/VERSION, or NAME@ALIAS as MLflow knows it, with or without models:/ before it; it
+    is exported where it is not published yet. --server goes with --engine triton. Rows that cannot
+    be scored are written to DIR/_rejects with the reason. A job that was broken off goes on when
+    the same command is run again.
 
     Example: thresher score digits@champion --input data/ --output scored/ --columns id
     """
     from thresher_serving.scoring import CsvForm, OutputForm, ScoringOptions, score_files
 
     if server is not None and engine != "triton":
-        raise ConfigError(f"--to names a server, and --engine is {engine}: give --engine triton")
+        raise ConfigError(f"--server is given, and --engine is {engine}: give --engine triton")
     options = ScoringOptions(
         form=OutputForm(
             columns=_names(columns),

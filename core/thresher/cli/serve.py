@@ -20,7 +20,7 @@ __all__ = ["connect", "serve", "stop"]
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def connect(server: str | None, *, option: str = "--server") -> str | Connection:
+def connect(server: str | None) -> str | Connection:
     """Return how to reach the given server, else the one that was started here.
 
     The key of a hardened server, and the certificates of its TLS, come from the environment
@@ -29,7 +29,6 @@ def connect(server: str | None, *, option: str = "--server") -> str | Connection
 
     Args:
         server: The address that was given; None for the server started here.
-        option: By which option it is given.
 
     Raises:
         ServerError: If none is given and none runs.
@@ -43,7 +42,7 @@ def connect(server: str | None, *, option: str = "--server") -> str | Connection
     if running is None:
         raise ServerError(
             "no Triton server was started in this folder. Run: thresher serve --background, "
-            f"or give {option} HOST:PORT"
+            "or give --server HOST:PORT"
         )
     return running.where
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option
+from thresher.cli.options import json_option, server_option
 from thresher.cli.output import print_json
-from thresher.cli.rollout_options import repository_option, to_option
+from thresher.cli.rollout_options import repository_option
 from thresher.cli.serve import connect
 from thresher.cli.status_table import status_table
 from thresher.errors import ServerError
@@ -27,7 +27,7 @@ _ALIASES_EVERY_S = 30.0
 
 
 @click.command()
-@to_option
+@server_option
 @repository_option
 @click.option("--metrics", "metrics_url", metavar="URL", help="Where the server exports metrics.")
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
@@ -118,7 +118,7 @@ def _reader(server: str | None, repository: Path | None, metrics_url: str | None
     from thresher_serving import running_server
     from thresher_serving.rollout import StatusReader
 
-    where = connect(server, option="--to")
+    where = connect(server)
     running = None if server else running_server()
     folder = repository or (Path(running.repository) if running else Path("model_repository"))
     if metrics_url is None and running:

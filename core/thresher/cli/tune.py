@@ -19,7 +19,7 @@ _MOST_ROWS = 60
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", metavar="MODEL")
 @click.option(
     "--objective",
     default="f1",
@@ -85,7 +85,10 @@ def tune(
 ) -> None:
     """Choose new thresholds for a registered version; register them with the same weights.
 
-    Example: thresher tune models:/digits@candidate --objective "recall@precision>=0.95"
+    MODEL is NAME/VERSION or NAME@ALIAS, with or without models:/ before it. --rollout goes without
+    --json.
+
+    Example: thresher tune digits@candidate --objective "recall@precision>=0.95"
     """
     import dataclasses
 
@@ -201,7 +204,9 @@ def _value(row: LabelReport) -> str:
 def diff(first: str, second: str, split: str, as_json: bool) -> None:
     """Show what changes between two versions, label by label, on the same rows.
 
-    Example: thresher diff models:/digits/1 models:/digits/2
+    FIRST and SECOND are NAME/VERSION or NAME@ALIAS, with or without models:/ before them.
+
+    Example: thresher diff digits/1 digits/2
     """
     import dataclasses
 

@@ -10,6 +10,7 @@ import click
 
 from thresher.cli.options import json_option, repository_option
 from thresher.cli.output import Cell, print_json, print_table, say, tell
+from thresher.cli.versions import model_alone
 
 if TYPE_CHECKING:
     from thresher_serving.tuning import Load, Settings, Tuned
@@ -67,6 +68,7 @@ def tune_serving(
     from thresher_serving import find_runtime, tuning
 
     objective = tuning.parse_objective(slo)
+    name = model_alone(name, "what serves is measured, so it takes no version")
     published = ModelRepository(repository)
     published.serving_version(name)  # before a server is started
 
