@@ -280,7 +280,7 @@ class _Settings:
         self.options = RolloutOptions(
             allow_label_change=_is_true(given.get("allow_label_change")),
             unproven=_is_true(given.get("unproven")),
-            timeout_s=float(given.get("timeout_s", 120)),
+            timeout_s=_seconds(given.get("timeout_s", 120)),
         )
 
 
@@ -314,6 +314,13 @@ def _resolved(model_uri: str) -> tuple[str, int]:
 
     found = MlflowClient().get_model_version_by_alias(asked.name, asked.alias)
     return asked.name, int(found.version)
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MlflowException(f'timeout_s is "{value}"; expected seconds, such as 120') from None
 
 
 def _is_true(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
+from thresher.cli.options import FiniteRange
 from thresher.cli.output import emit_json, print_json, print_table, say, tell
 from thresher.terminal import console, printable
 
@@ -45,7 +46,7 @@ _OPTIONS = (
     click.option(
         "--time-limit",
         "time_limit_s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         metavar="SECONDS",
         default=600.0,
         show_default=True,

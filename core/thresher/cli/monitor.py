@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option, repository_option
+from thresher.cli.options import FiniteRange, json_option, repository_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.errors import DataError, NotFoundError
 
@@ -41,7 +41,7 @@ _RUN_TAG = "thresher.monitor_run"
 @click.option("--merge", is_flag=True, help="Take all as one window, not each as one of its own.")
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.01,
     show_default=True,
     help="How often a window without drift may be raised, over all that is tested of it.",

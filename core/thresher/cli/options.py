@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from thresher.errors import unknown_name
 
 __all__ = [
     "CommandGroup",
+    "FiniteRange",
     "json_option",
     "recipe_argument",
     "repository_option",
@@ -39,6 +41,19 @@ class CommandGroup(click.Group):
         if name not in self.commands and not name.startswith("-"):
             raise click.UsageError(unknown_name("command", name, self.commands), ctx)
         return super().resolve_command(ctx, args)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; "nan" compares with nothing and "inf" is no time or share."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 repository_option = click.option(

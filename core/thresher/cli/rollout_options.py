@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from thresher.cli.options import FiniteRange
+
 __all__ = [
     "DEFAULT_ALIAS",
     "Share",
@@ -32,7 +34,7 @@ alias_option = click.option(
 timeout_option = click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=120,
     show_default=True,
     help="Seconds that the server may take to load the version.",

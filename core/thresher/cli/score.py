@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option, repository_option, server_option
+from thresher.cli.options import FiniteRange, json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
@@ -66,7 +66,7 @@ _SHOWN_LABELS = 12
 @click.option("--no-quoting", is_flag=True, help="Quotes in CSV files are only text.")
 @click.option(
     "--max-reject-rate",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Exit with 1 if a larger share of the rows cannot be scored.",

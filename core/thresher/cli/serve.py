@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import repository_option
+from thresher.cli.options import FiniteRange, repository_option
 from thresher.cli.output import say, steps, tell
 from thresher.errors import ServerError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect", "serve", "stop"]
 
+_PORT = click.IntRange(0, 65_535)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -50,9 +51,15 @@ def connect(server: str | None) -> str | Connection:
 @click.command()
 @repository_option
 @click.option("--background", is_flag=True, help="Return as soon as it is ready.")
-@click.option("--grpc-port", default=8001, show_default=True, help="0 takes a free one.")
-@click.option("--http-port", default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--metrics-port", default=8002, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--grpc-port", type=_PORT, default=8001, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--http-port", type=_PORT, default=8000, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--metrics-port", type=_PORT, default=8002, show_default=True, help="0 takes a free one."
+)
 @click.option(
     "--host",
     help="Address to bind: 127.0.0.1 by default, with --public every one of this machine.",
@@ -80,7 +87,7 @@ def connect(server: str | None) -> str | Connection:
 )
 @click.option(
     "--hung-after",
-    type=click.FloatRange(min=5),
+    type=FiniteRange(min=5),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option, server_option
+from thresher.cli.options import FiniteRange, json_option, server_option
 from thresher.cli.output import print_json
 from thresher.cli.rollout_options import repository_option
 from thresher.cli.serve import connect
@@ -34,7 +34,7 @@ _ALIASES_EVERY_S = 30.0
 @click.option(
     "--every",
     "every_s",
-    type=click.FloatRange(min=0.2),
+    type=FiniteRange(min=0.2),
     default=2,
     show_default=True,
     help="Seconds between two looks, with --watch.",

@@ -75,7 +75,13 @@ def _with_path(error: BaseException, recipe: Path) -> str:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=5000,
+    show_default=True,
+    help="Port to listen on.",
+)
 def ui(host: str, port: int) -> None:
     """Open MLflow's own UI on the store that Thresher logs to (Ctrl-C ends it).
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option, repository_option
+from thresher.cli.options import FiniteRange, json_option, repository_option
 from thresher.cli.output import Cell, print_json, print_table, say, tell
 from thresher.cli.versions import model_alone
 
@@ -38,7 +38,7 @@ __all__ = ["tune_serving"]
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.5, max=60),
+    type=FiniteRange(min=0.5, max=60),
     default=3.0,
     show_default=True,
     help="How long each setting is measured.",
