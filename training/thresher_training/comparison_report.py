@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thresher.errors import counted
 from thresher_training.comparison_plot import comparison_chart
 from thresher_training.spreadsheet import write_csv
 
@@ -87,7 +88,7 @@ def _markdown(found: Comparison) -> str:
     else:
         seeds = len(found.winner.seeds)
         best = f"{cell(found.winner, found.chosen_by)} {shown_choice(found)}"
-        count = f"{seeds} seed{'s' * (seeds > 1)}"
+        count = counted(seeds, "seed")
         lines += [f"Best on validation: **{found.winner.loss}** ({best}, {count})."]
         lines += ["The test split chose nothing. After ±: the standard deviation over seeds.", ""]
         for split in ("validation", "test"):

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from thresher.decision import Decision, FloatArray
+from thresher.errors import counted
 from thresher_training.spreadsheet import write_csv
 
 __all__ = [
@@ -212,7 +213,8 @@ def write_mistake_texts(
             )
         parts.append("</table>")
     if len(labels) > _MOST_LABELS_TOLD:
-        parts.append(f"<p>And {len(labels) - _MOST_LABELS_TOLD} labels more, in mistakes.csv.</p>")
+        more = counted(len(labels) - _MOST_LABELS_TOLD, "label")
+        parts.append(f"<p>And {more} more, in mistakes.csv.</p>")
     body = "\n".join(parts) or "<p>None on the test split.</p>"
     path.write_text(_PAGE.substitute(TITLE=html.escape(title), BODY=body), encoding="utf-8")
 

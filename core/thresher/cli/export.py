@@ -11,6 +11,7 @@ from thresher.cli.export_all import export_all, export_all_options, wants_all
 from thresher.cli.options import json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.versions import asked_version
+from thresher.errors import counted
 
 __all__ = ["export", "verify"]
 
@@ -219,8 +220,8 @@ def verify(
     else:
         rows, labels = outcome.split.targets_NL.shape
         print_table(
-            f"{name} version {version}, {rows:,} rows x {labels} labels of {_named(outcome)}: "
-            "largest differences, decisions that flip",
+            f"{name} version {version}, {counted(rows, 'row')} x {counted(labels, 'label')} of "
+            f"{_named(outcome)}: largest differences, decisions that flip",
             ["engines", "#logits", "#probabilities", "#band", "#decisions", "#flips"],
             [
                 [

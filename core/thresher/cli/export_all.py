@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from thresher.cli.options import FiniteRange
 from thresher.cli.output import emit_json, print_json, print_table, say, tell
+from thresher.errors import counted
 from thresher.terminal import console, printable
 
 __all__ = ["export_all", "export_all_options", "wants_all"]
@@ -191,7 +192,7 @@ def _line(event: str, fields: dict[str, Any], *, done: int, of: int) -> str:
     """Return an event as a line, empty where it is of no interest to a person."""
     if event == "job_selected":
         return (
-            f"{fields['versions']:,} versions are selected; {fields['skipped']:,} are published "
+            f"Selected {counted(fields['versions'], 'version')}: {fields['skipped']:,} published "
             f"already, {fields['todo']:,} to export"
         )
     if event == "version_finished":

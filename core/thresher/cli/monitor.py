@@ -13,7 +13,7 @@ import click
 
 from thresher.cli.options import FiniteRange, json_option, repository_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
-from thresher.errors import DataError, NotFoundError
+from thresher.errors import DataError, NotFoundError, counted
 
 if TYPE_CHECKING:
     from thresher.registry import ModelVersion
@@ -115,12 +115,12 @@ def _tell(drifts: Sequence[Drift]) -> None:
 
     for drift in drifts:
         window = drift.window
-        head = f"{window.name}: {window.num_rows:,} rows of {window.title}"
+        head = f"{window.name}: {counted(window.num_rows, 'row')} of {window.title}"
         for note in drift.notes:
             say(f"{window.name}: {note}")
         total = sum(drift.num_tests.values())
         if not drift.moved:
-            tell(f"{head}: nothing moved, of {total:,} things tested at {drift.alpha:g}")
+            tell(f"{head}: nothing moved, of {counted(total, 'thing')} tested at {drift.alpha:g}")
             continue
         print_table(
             head,
@@ -142,7 +142,7 @@ def _tell(drifts: Sequence[Drift]) -> None:
         if more > 0:
             say(f"and {more:,} more: see drift.json")
         tell(
-            f"{window.name}: drift, {len(drift.moved):,} of {total:,} things tested at "
+            f"{window.name}: drift, {len(drift.moved):,} of {counted(total, 'thing')} tested at "
             f"{drift.alpha:g} moved"
         )
 

@@ -9,6 +9,7 @@ import click
 from thresher.cli.options import CommandGroup
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.versions import model_alone
+from thresher.errors import counted
 
 __all__ = ["repository"]
 
@@ -53,7 +54,8 @@ def list_command(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
         tell(f"{folder} holds no model")
         return
     print_table(
-        f"{folder}: {len({v.model for v in found}):,} models, {len(found):,} versions",
+        f"{folder}: {counted(len({v.model for v in found}), 'model')}, "
+        f"{counted(len(found), 'version')}",
         ["model", "#version", "serves", "#size", "precision", "certificate", "proven"],
         [
             [
@@ -94,13 +96,15 @@ def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     wrong = [version for version in found if not version.is_sound]
     if wrong:
         listing = "\n  ".join(f"{v.model}/{v.version}: {v.problem}" for v in wrong)
-        raise ParityError(f"{len(wrong)} of {len(found)} versions are not proven:\n  {listing}")
+        raise ParityError(
+            f"Not proven: {len(wrong)} of {counted(len(found), 'version')}:\n  {listing}"
+        )
     if not as_json:
         foreign = sum(version.proof == "foreign" for version in found)
         proven = len(found) - foreign
-        tell(f"{proven:,} versions are what was proven, byte for byte.")
+        tell(f"Proven, byte for byte: {counted(proven, 'version')}.")
         if foreign:
-            tell(f"{foreign:,} carry no decision: something else published them.")
+            tell(f"Without a decision, so published by something else: {foreign:,}.")
 
 
 @repository.command()
@@ -143,7 +147,7 @@ def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
         [[leftover.kind, leftover.path, _size(leftover.num_bytes)] for leftover in found],
     )
     if yes:
-        tell(f"{_size(freed)} are free now")
+        tell(f"Freed {_size(freed)}")
     else:
         say("Nothing was removed. Run again with --yes to remove these")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from thresher.cli.output import print_json, tell
-from thresher.errors import ThresherError
+from thresher.errors import ThresherError, counted
 from thresher.terminal import console
 
 if TYPE_CHECKING:
@@ -87,4 +87,7 @@ def tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
 def _compared(done: Rollout | CanaryStart) -> str:
     if done.num_rows is None:
         return "answers were not compared"
-    return f"{done.num_rows} golden rows, {done.num_decisions:,} decisions, {done.num_flips} flips"
+    return (
+        f"{counted(done.num_rows, 'golden row')}, {counted(done.num_decisions, 'decision')}, "
+        f"{counted(done.num_flips, 'flip')}"
+    )

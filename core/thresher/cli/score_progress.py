@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from thresher.cli.output import emit_json, say
+from thresher.errors import counted
 from thresher.terminal import console
 
 __all__ = ["shown_progress"]
@@ -33,8 +34,10 @@ def shown_progress(
         if log_json:
             emit_json("scoring_begun", parts=len(left), parts_done=done, rows=total)
         else:
-            rows = "" if total is None else f", {total:,} rows"
-            say(f"{len(left)} parts to score{rows}" + (f"; {done} are done" if done else ""))
+            rows = "" if total is None else f", {counted(total, 'row')}"
+            say(
+                f"{counted(len(left), 'part')} to score{rows}" + (f"; done: {done}" if done else "")
+            )
 
     def progress(rows: int) -> None:
         state["rows"] += rows
@@ -46,7 +49,7 @@ def shown_progress(
         if log_json:
             emit_json("scoring_progress", rows=state["rows"], rows_per_s=round(rate))
         else:
-            say(f"{state['rows']:,} rows, {rate:,.0f} rows/s")
+            say(f"{counted(state['rows'], 'row')}, {rate:,.0f} rows/s")
 
     yield begun, progress
 
@@ -80,7 +83,7 @@ def _bar(
             begin = time.monotonic()
             shown.update(bar, total=_total(left))
             if done:
-                shown.console.print(f"{done} of {done + len(left)} parts are done")
+                shown.console.print(f"Done already: {done} of {counted(done + len(left), 'part')}")
 
         def progress(rows: int) -> None:
             so_far = shown.tasks[0].completed + rows

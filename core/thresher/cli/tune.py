@@ -9,6 +9,7 @@ import click
 
 from thresher.cli.options import json_option
 from thresher.cli.output import print_figures, print_json, print_table, say, steps, tell
+from thresher.errors import counted
 
 if TYPE_CHECKING:
     from thresher_training.decisions import LabelReport
@@ -146,7 +147,8 @@ def tune(
         ],
     )
     if len(rows) < len(done.tuned.report):
-        say(f"... and {len(done.tuned.report) - len(rows)} more labels, in the run's labels.csv")
+        more = len(done.tuned.report) - len(rows)
+        say(f"... and {counted(more, 'label')} more, in the run's labels.csv")
     for note in done.tuned.notes:
         tell(note)
     print_figures(version.uri, done.metrics)
@@ -240,4 +242,4 @@ def diff(first: str, second: str, split: str, as_json: bool) -> None:
         ],
     )
     flips = sum(row.to_yes + row.to_no for row in found)
-    tell(f"{flips:,} decisions differ")
+    tell(f"Decisions that differ: {flips:,}")

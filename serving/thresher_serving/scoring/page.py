@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from thresher.errors import counted
 from thresher.page import figures_html, html_page
 
 __all__ = ["report_page"]
@@ -33,7 +34,7 @@ def report_page(told: dict[str, Any]) -> str:
         (f"{rows['read']:,}", "rows read"),
         (f"{rows['scored']:,}", "scored"),
         (f"{rows['rejected']:,}", "rejected"),
-        (f"{told['parts']:,}", "parts"),
+        (f"{told['parts']:,}", "part" if told["parts"] == 1 else "parts"),
         (f"{told['run']['rows_per_s']:,.0f}", "rows a second"),
     )
     body = [
@@ -85,7 +86,7 @@ def _labels(labels: list[dict[str, Any]]) -> str:
             + f'<td class="rates">{_bar(label["rate"], before, highest)}</td></tr>'
         )
     more = len(labels) - len(lines)
-    rest = f'<p class="soft">and {more} labels more</p>' if more > 0 else ""
+    rest = f'<p class="soft">and {counted(more, "label")} more</p>' if more > 0 else ""
     key = '<p class="key"><i></i>these rows'
     key += '<i class="tick"></i>validation</p>' if knows else "</p>"
     told = "<th class='number'>validation</th>" if knows else ""
