@@ -30,13 +30,14 @@ def report_page(told: dict[str, Any]) -> str:
     """
     rows = told["rows"]
     title = f"Scored by {told['model']}/{told['version']}"
-    figures = (
+    figures = [
         (f"{rows['read']:,}", "rows read"),
         (f"{rows['scored']:,}", "scored"),
         (f"{rows['rejected']:,}", "rejected"),
         (f"{told['parts']:,}", "part" if told["parts"] == 1 else "parts"),
-        (f"{told['run']['rows_per_s']:,.0f}", "rows a second"),
-    )
+    ]
+    if told["run"]["rows_per_s"]:
+        figures.append((f"{told['run']['rows_per_s']:,.0f}", "rows a second"))
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(told["input"])}</p>',
