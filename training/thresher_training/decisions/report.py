@@ -30,6 +30,10 @@ class LabelReport:
     gap: float
     """Distance between the scores around the threshold; of the pooled ones where it is shared."""
 
+    loss: float = 0.0
+    """What was given up of the objective's value for a gap that rounding does not cross; of a
+    joint objective the label's share of it."""
+
     value: float
     """The objective's metric at the threshold, on the tuned rows."""
 
