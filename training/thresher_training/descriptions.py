@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from thresher_training.data import DataSet
 from thresher_training.decisions import TunedDecision
+from thresher_training.recipe import DecisionConfig
 from thresher_training.report_tables import SHOWN
 
-__all__ = ["describe_run", "describe_version"]
+__all__ = ["describe_run", "describe_tuning", "describe_version"]
 
 _MOST_LABELS = 40
 _FIGURES = ("micro_f1", "macro_f1", "example_f1", "hamming_loss", "subset_accuracy")
@@ -72,6 +73,30 @@ def describe_version(uri: str, tuned: TunedDecision, figures: Mapping[str, float
     commands = ("```", f"thresher export {uri}", f"thresher tune {uri} --objective f2", "```")
     lines = [what, "", *_table(figures), "", f"Label and threshold: {thresholds}{rest}.", ""]
     return "\n".join([*lines, *commands])
+
+
+def describe_tuning(
+    source: str, config: DecisionConfig, changes: Sequence[str], *, rows: str
+) -> str:
+    """Return what a tuned version was made of, and by which settings.
+
+    Args:
+        source: The version that was tuned.
+        config: By what.
+        changes: The settings that differ from the source's, a line each.
+        rows: What was tuned on: ``"validation"`` or the name of a file.
+    """
+    on = "the validation rows" if rows == "validation" else f"the rows of {_code(rows)}"
+    own = ", ".join(
+        f"{_code(label)} {text}" for label, text in list(config.objectives.items())[:_MOST_LABELS]
+    )
+    lines = [f"Tuned from {source} on {on}: the same weights, another decision.", ""]
+    lines += [f"- {_code(change)}" for change in changes[:_MOST_LABELS]]
+    if not changes:
+        lines.append(f"- by the settings of {source}")
+    if own:
+        lines.append(f"- labels with an objective of their own: {own}")
+    return "\n".join(lines)
 
 
 def _table(figures: Mapping[str, float]) -> list[str]:

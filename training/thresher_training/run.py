@@ -26,6 +26,7 @@ from thresher_training.decisions import TunedDecision, tune_decision
 from thresher_training.descriptions import describe_run, describe_version
 from thresher_training.examples import copy_examples, picture_input
 from thresher_training.fitting import Fitting
+from thresher_training.hints import chosen_for, hints
 from thresher_training.loop import (
     Checkpoints,
     FitResult,
@@ -66,6 +67,10 @@ class TrainedModel:
     run_id: str
     metrics: Mapping[str, float]
     """Test figures by name, such as ``"test/tuned/macro_f1"``."""
+    chosen_for: Mapping[str, str] = field(default_factory=dict)
+    """What the thresholds of each kind (``"at_0.5"``, ``"shared"``, ``"tuned"``) are chosen for."""
+    hints: tuple[str, ...] = ()
+    """What the validation rows speak against, a line each."""
 
     @property
     def uri(self) -> str:
@@ -299,8 +304,14 @@ class _Training:
             )
         )
         log_version_description(version, describe_version(version.uri, tuned, found))
+        validation = evaluations["validation"]
         return TrainedModel(
-            name=version.name, version=version.version, run_id=self.fitting.run_id, metrics=found
+            name=version.name,
+            version=version.version,
+            run_id=self.fitting.run_id,
+            metrics=found,
+            chosen_for=chosen_for(tuned),
+            hints=hints(tuned, validation.unseen_logits_NL, validation.targets_NL),
         )
 
     def _tune(self, validation: EvaluationSplit) -> TunedDecision:

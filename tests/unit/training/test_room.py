@@ -1,5 +1,7 @@
 """Thresholds with room: no cut in a gap that rounding can cross, and what that costs."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,7 +38,7 @@ def all_cuts(scores, targets, objective):
     """Return value, tie and gap of each cut between distinct scores, by counting."""
     edges = np.unique(np.concatenate([scores, f32([0, 1])])).astype(np.float64)
     found = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         counts = counts_at(scores, targets, f32(high))
         if high == 1 and not (scores == 1).any():
             counts = counts_at(scores, targets, np.nextafter(f32(1), f32(2)))
@@ -157,7 +159,8 @@ def test_a_fixed_threshold_never_moves():
     config = DecisionConfig(objectives={"a": f"fixed={on_a_score!r}"})
     tuned = tune_decision(tuple("abcdef"), logits, targets, config)
     assert tuned.decision.thresholds[0] == f32(on_a_score)
-    assert tuned.report[0].warnings == () and tuned.report[0].loss == 0
+    assert tuned.report[0].warnings == ()
+    assert tuned.report[0].loss == 0
 
 
 def test_a_wider_band_gives_wider_gaps():
@@ -180,7 +183,8 @@ def test_rows_without_a_gap_keep_the_value_though_an_outlier_has_room():
     scores = (0.4 + 0.05 * rng.random(targets.shape) + 0.03 * targets).astype(f32)
     scores[0], targets[0] = 0.9, True
     cut = best_cuts(scores[:, None], targets[:, None], F1, band=1e-4).at(0)
-    assert 0 < cut["loss"] <= 0.001 and cut["gap"] < 1e-4
+    assert 0 < cut["loss"] <= 0.001
+    assert cut["gap"] < 1e-4
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -190,7 +194,8 @@ def test_micro_f1_with_room_is_what_it_says_it_costs(seed):
     free, best = best_micro_cuts(scores, targets, objective, best_cuts(scores, targets, F1))
     start = best_cuts(scores, targets, F1, band=BAND)
     cuts, value = best_micro_cuts(scores, targets, objective, start, band=BAND)
-    assert (cuts.gap_L >= BAND).all() and not free.loss_L.any()
+    assert (cuts.gap_L >= BAND).all()
+    assert not free.loss_L.any()
     assert best - value == pytest.approx(cuts.loss_L.sum(), rel=0.05)
 
 

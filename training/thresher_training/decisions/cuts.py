@@ -262,10 +262,10 @@ def _best_cut(
         (high,), (low,) = around(key_N, np.array([cut]))
     fp = (num_rows - cut) - tp
     counts = (tp, fp, num_positives - tp, (num_rows - num_positives) - fp)
-    value = float(objective.value(*counts))
-    loss = float(value_K.max()) - value
+    reached = float(objective.value(*counts))
+    loss = float(value_K.max()) - reached
     middle = objective.threshold if objective.kind == "fixed" else float(between(low, high))
-    return middle, *counts, value, high - low, bool(objective.is_met(*counts)), loss
+    return middle, *counts, reached, high - low, bool(objective.is_met(*counts)), loss
 
 
 def _at_half(key_N: npt.NDArray[np.uint32], objective: Objective) -> tuple[Any, ...]:

@@ -316,7 +316,7 @@ def _label_report(
     if objective.kind != "fixed" and tp + fp + fn + tn and cut["gap"] < band:
         warnings.append(f"the scores around the threshold are {cut['gap']:.1e} apart")
     shared = bool(reason) or objective.kind == "shared"
-    return LabelReport(
+    row = LabelReport(
         label=label,
         objective=objective.text,
         threshold=float(str(np.float32(cut["thresholds"]))),
@@ -329,8 +329,10 @@ def _label_report(
         fp=fp,
         fn=fn,
         tn=tn,
-        warnings=tuple(warnings),
     )
+    if row.is_given_too_often:
+        warnings.append(f"F1 {row.f1:.2f}, and given to {row.share:.0%} of rows")
+    return dataclasses.replace(row, warnings=tuple(warnings))
 
 
 def _room_notes(report: Sequence[LabelReport], band: float) -> tuple[str, ...]:
