@@ -84,9 +84,9 @@ def describe_tuning(
         source: The version that was tuned.
         config: By what.
         changes: The settings that differ from the source's, a line each.
-        rows: What was tuned on: ``"validation"`` or the name of a file.
+        rows: What was tuned on: ``"validation"``, with who scored it, or the name of a file.
     """
-    on = "the validation rows" if rows == "validation" else f"the rows of {_code(rows)}"
+    on = f"the rows of {_code(rows)}"
     own = ", ".join(
         f"{_code(label)} {text}" for label, text in list(config.objectives.items())[:_MOST_LABELS]
     )

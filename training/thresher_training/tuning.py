@@ -11,6 +11,7 @@ from typing import Any
 
 from thresher import __version__
 from thresher.config import from_mapping, to_mapping, to_toml
+from thresher.decision import FloatArray
 from thresher.registry import (
     DECISION_FILE,
     SETTINGS_FILE,
@@ -108,6 +109,7 @@ def tune_version(
     *,
     overrides: Mapping[str, Any] | None = None,
     scores: Path | None = None,
+    validation_logits_NL: tuple[FloatArray, str] | None = None,
     html: Path | None = None,
     alias: str = "candidate",
     progress: Callable[[str], None] = lambda _: None,
@@ -123,6 +125,8 @@ def tune_version(
         config: Objectives, calibration, fallback; those of the version where left out.
         overrides: Keys of `DecisionConfig` that win over ``config``; ``objectives`` by label.
         scores: Rows to tune on instead; see `read_scores`.
+        validation_logits_NL: float32 [N, L], what another engine gives for the validation rows, to
+            tune on instead of what training logged; and what that engine is called.
         html: Where to write the threshold explorer too.
         alias: The alias that marks the new version.
         progress: Called with a line for each step before it runs.
@@ -144,11 +148,7 @@ def tune_version(
         if was.is_calibrated and config.calibration == "none":
             changed = (*changed, "calibration: as in decision.json -> none")
     test = source.evaluation("test")
-    if scores is None:
-        rows = source.evaluation("validation")
-        logits_NL, targets_NL = rows.unseen_logits_NL, rows.targets_NL
-    else:
-        logits_NL, targets_NL = read_scores(scores, num_labels=len(labels))
+    logits_NL, targets_NL, tuned_on = _rows(source, scores, validation_logits_NL)
     progress(f"Tuning {len(labels)} labels on {len(targets_NL):,} rows")
     on_labels = _tenths(progress)
     tuned = tune_decision(labels, logits_NL, targets_NL, config, progress=on_labels)
@@ -157,11 +157,9 @@ def tune_version(
     mlflow = connect()
     experiment = mlflow.get_run(source.run_id).info.experiment_id
     tags = {"thresher.tuned_from": source.uri, "thresher.version": __version__}
-    if scores is not None:
-        tags[TUNED_ON] = scores.name
-    what = describe_tuning(
-        source.uri, config, changed, rows=scores.name if scores else "validation"
-    )
+    if tuned_on != "validation":
+        tags[TUNED_ON] = tuned_on
+    what = describe_tuning(source.uri, config, changed, rows=tuned_on)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tuned.decision.save(folder / DECISION_FILE)
@@ -198,6 +196,19 @@ def tune_version(
         chosen_for=chosen_for(tuned),
         hints=about,
     )
+
+
+def _rows(
+    source: ModelVersion, scores: Path | None, other: tuple[FloatArray, str] | None
+) -> tuple[FloatArray, FloatArray, str]:
+    """Return logits and targets to tune on, and what they are."""
+    if scores is not None:
+        num_labels = source.decision().num_labels
+        return *read_scores(scores, num_labels=num_labels), scores.name
+    rows = source.evaluation("validation")
+    if other is None:
+        return rows.unseen_logits_NL, rows.targets_NL, "validation"
+    return other[0], rows.targets_NL, f"validation, scored by {other[1]}"
 
 
 def _tenths(progress: Callable[[str], None]) -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from thresher.cli.output import print_figures, print_json, print_table, say, ste
 
 if TYPE_CHECKING:
     from thresher_training.decisions import LabelReport
+    from thresher_training.tuning import TunedVersion
 
 __all__ = ["diff", "tune"]
 
@@ -65,6 +66,12 @@ _MOST_ROWS = 60
     help="Tune on this NPZ or Parquet file (logits or probabilities, and targets).",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Tune on the scores of the model as `thresher export --precision` converts it, not on "
+    "torch's: for fp16 and int8, and for networks trained in bf16.",
+)
+@click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the threshold explorer here too.",
@@ -88,6 +95,7 @@ def tune(
     shrink: bool | None,
     intervals: bool | None,
     scores: Path | None,
+    precision: Any,
     html: Path | None,
     alias: str,
     rolls_out: bool,
@@ -104,6 +112,9 @@ def tune(
 
     if rolls_out and as_json:
         raise click.UsageError("--rollout goes without --json")
+    if scores and precision:
+        raise click.UsageError("--scores goes without --precision: the file has the scores")
+    from thresher.registry import resolve
     from thresher_training.tuning import tune_version
 
     given = {
@@ -117,8 +128,21 @@ def tune(
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     with steps() as show:
+        logits = None
+        if precision:
+            from thresher_export.converted import converted_logits
+
+            show(f"Scoring the validation rows of {model_uri}, converted to {precision}")
+            scored = converted_logits(resolve(model_uri), precision=precision)
+            logits = (scored, f"ONNX Runtime in {precision}")
         done = tune_version(
-            model_uri, overrides=overrides, scores=scores, html=html, alias=alias, progress=show
+            model_uri,
+            overrides=overrides,
+            scores=scores,
+            validation_logits_NL=logits,
+            html=html,
+            alias=alias,
+            progress=show,
         )
     version, source = done.version, done.source
     if as_json:
@@ -138,6 +162,21 @@ def tune(
             }
         )
         return
+    _print_tuned(done)
+    click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
+    if html:
+        click.echo(f"Threshold explorer: {html}")
+    if rolls_out:
+        from thresher.cli.rollout import put_into_service
+
+        put_into_service(version.uri)
+        return
+    say(f"Next: thresher export {version.uri}, or thresher diff {source.uri} {version.uri}")
+
+
+def _print_tuned(done: TunedVersion) -> None:
+    """Print settings, labels, notes and figures of a tuning."""
+    version, source = done.version, done.source
     click.echo(f"Settings: those of {source.uri}" + (", but" if done.changes else ""))
     for change in done.changes:
         click.echo(f"  {change}")
@@ -168,15 +207,6 @@ def tune(
         for name in ("expected_calibration_error", "brier_score"):
             before_it, after = (done.metrics[f"test/{name}{x}"] for x in ("_uncalibrated", ""))
             click.echo(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
-    click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
-    if html:
-        click.echo(f"Threshold explorer: {html}")
-    if rolls_out:
-        from thresher.cli.rollout import put_into_service
-
-        put_into_service(version.uri)
-        return
-    say(f"Next: thresher export {version.uri}, or thresher diff {source.uri} {version.uri}")
 
 
 def _own_objective(choice: str) -> tuple[str, str]:
