@@ -318,7 +318,11 @@ class _Training:
         recipe, labels = self.prepared.recipe, self.prepared.data.labels
         try:
             return tune_decision(
-                labels, validation.unseen_logits_NL, validation.targets_NL, recipe.decision
+                labels,
+                validation.unseen_logits_NL,
+                validation.targets_NL,
+                recipe.decision,
+                served_logits_NL=None if self.folds is None else validation.logits_NL,
             )
         except ThresherError as error:
             more = self.fitting.how_to_go_on(

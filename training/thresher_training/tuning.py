@@ -148,10 +148,12 @@ def tune_version(
         if was.is_calibrated and config.calibration == "none":
             changed = (*changed, "calibration: as in decision.json -> none")
     test = source.evaluation("test")
-    logits_NL, targets_NL, tuned_on = _rows(source, scores, validation_logits_NL)
+    logits_NL, targets_NL, served_NL, tuned_on = _rows(source, scores, validation_logits_NL)
     progress(f"Tuning {len(labels)} labels on {len(targets_NL):,} rows")
     on_labels = _tenths(progress)
-    tuned = tune_decision(labels, logits_NL, targets_NL, config, progress=on_labels)
+    tuned = tune_decision(
+        labels, logits_NL, targets_NL, config, served_logits_NL=served_NL, progress=on_labels
+    )
     found = figures(tuned, test)
     about = hints(tuned, logits_NL, targets_NL)
     mlflow = connect()
@@ -200,15 +202,16 @@ def tune_version(
 
 def _rows(
     source: ModelVersion, scores: Path | None, other: tuple[FloatArray, str] | None
-) -> tuple[FloatArray, FloatArray, str]:
-    """Return logits and targets to tune on, and what they are."""
+) -> tuple[FloatArray, FloatArray, FloatArray | None, str]:
+    """Return logits and targets to tune on, the served model's logits of them, what they are."""
     if scores is not None:
         num_labels = source.decision().num_labels
-        return *read_scores(scores, num_labels=num_labels), scores.name
+        return *read_scores(scores, num_labels=num_labels), None, scores.name
     rows = source.evaluation("validation")
-    if other is None:
-        return rows.unseen_logits_NL, rows.targets_NL, "validation"
-    return other[0], rows.targets_NL, f"validation, scored by {other[1]}"
+    if other is not None:
+        return other[0], rows.targets_NL, None, f"validation, scored by {other[1]}"
+    served_NL = None if rows.held_out_logits_NL is None else rows.logits_NL
+    return rows.unseen_logits_NL, rows.targets_NL, served_NL, "validation"
 
 
 def _tenths(progress: Callable[[str], None]) -> Progress:

@@ -234,3 +234,22 @@ def test_a_threshold_that_is_not_tuned_moves_no_further_than_it_must():
     )
     (kept,) = clear_of_scores(scores, targets, [0.3], band=BAND, margin=BAND / 2)
     assert kept == f32(0.3)
+
+
+@pytest.mark.parametrize("config", CONFIGS[:4], ids=str)
+def test_thresholds_of_cross_fitted_networks_keep_clear_of_the_served_models_scores(config):
+    logits, targets = dense_rows(num_labels=4, spread=0.3)
+    rng = np.random.default_rng(1)
+    served = (logits + rng.normal(size=logits.shape) * 0.01).astype(f32)
+    plain = tune_decision(tuple("abcd"), logits, targets, config)
+    tuned = tune_decision(tuple("abcd"), logits, targets, config, served_logits_NL=served)
+    decisions = [each.decision.apply(logits)[1] for each in (plain, tuned)]
+    np.testing.assert_array_equal(*decisions)
+    margins = [
+        np.abs(each.decision.probabilities(served) - each.decision.thresholds).min(axis=0)
+        for each in (plain, tuned)
+    ]
+    assert (margins[1] >= np.minimum(margins[0], 1e-6)).all()
+    assert (margins[1] > 1e-6).all()
+    same = tune_decision(tuple("abcd"), logits, targets, config, served_logits_NL=logits)
+    assert same.decision == plain.decision

@@ -21,6 +21,7 @@ __all__ = [
     "around",
     "between",
     "clear_of_scores",
+    "clear_of_served",
     "least_value",
     "roomy_cut",
 ]
@@ -192,6 +193,44 @@ def clear_of_scores(
         known_N = scores_NL[~np.isnan(targets_NL[:, at]), at]
         clear_L[at] = _clear(known_N, float(clear_L[at]), band, margin)
     return clear_L
+
+
+def clear_of_served(
+    scores_NL: FloatArray,
+    served_NL: FloatArray,
+    thresholds_L: FloatArray,
+    *,
+    band: float,
+    where_L: npt.NDArray[np.bool_],
+) -> FloatArray:
+    """Return thresholds float32 [L] moved off another network's scores, within their own gaps.
+
+    A threshold moves only where such a score is nearer than half the band, and crosses none of
+    the scores that it was chosen on.
+
+    Args:
+        scores_NL: float32 [N, L], what thresholds were chosen on.
+        served_NL: float32 [N, L], what to keep clear of.
+        thresholds_L: float32 [L] in [0, 1].
+        band: The narrowest gap wanted.
+        where_L: bool [L], the thresholds that may move.
+    """
+    moved_L = np.array(thresholds_L, dtype=np.float32)
+    near_L = (np.abs(served_NL - thresholds_L) < band / 2).any(axis=0)
+    for at in np.flatnonzero(where_L & near_L).tolist():
+        threshold, score_N, served_N = thresholds_L[at], scores_NL[:, at], served_NL[:, at]
+        yes_N = score_N >= threshold
+        high = np.float64(score_N.min(where=yes_N, initial=1.0))
+        low = np.float64(score_N.max(where=~yes_N, initial=0.0))
+        between_N = served_N[(served_N > low) & (served_N < high)].astype(np.float64)
+        edge_G = np.unique(np.concatenate([[low], between_N, [high]]))
+        # room for the tuned scores comes first: not nearer to them than half the band
+        low_G = np.maximum(edge_G[:-1], low + band / 4)
+        high_G = np.minimum(edge_G[1:], high - band / 4)
+        widest = int(np.argmax(high_G - low_G))
+        if high_G[widest] > low_G[widest]:
+            moved_L[at] = between(float(low_G[widest]), float(high_G[widest]))
+    return moved_L
 
 
 def _clear(known_N: FloatArray, threshold: float, band: float, margin: float) -> np.float32:

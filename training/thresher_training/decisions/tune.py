@@ -28,7 +28,7 @@ from thresher_training.decisions.joint import (
 )
 from thresher_training.decisions.objectives import Objective, parse_objective
 from thresher_training.decisions.report import LabelReport, TunedDecision
-from thresher_training.decisions.room import clear_of_scores
+from thresher_training.decisions.room import clear_of_scores, clear_of_served
 
 if TYPE_CHECKING:  # the recipe checks its objectives with this package
     from thresher_training.recipe import DecisionConfig
@@ -46,6 +46,7 @@ def tune_decision(
     targets_NL: FloatArray,
     config: DecisionConfig,
     *,
+    served_logits_NL: FloatArray | None = None,
     progress: Progress | None = None,
 ) -> TunedDecision:
     """Return the decision with the best value of each label's objective on a split.
@@ -59,6 +60,9 @@ def tune_decision(
         logits_NL: float32 [N, L] of the validation split.
         targets_NL: float32 [N, L] of 0 and 1; NaN where unknown.
         config: The recipe's section.
+        served_logits_NL: float32 [N, L], what the model that is served gives for the same rows,
+            where ``logits_NL`` comes of other networks (cross-fitting). It chooses nothing, but
+            thresholds keep clear of its scores too, within their gaps.
         progress: Called with labels done and all labels, in each pass over the labels.
 
     Raises:
@@ -124,6 +128,16 @@ def tune_decision(
                 checked.shrunk_L,
                 cuts_at(probabilities_NL, targets_NL, checked.thresholds_L, single),
             )
+    if served_logits_NL is not None:
+        may_move_L = [objective.kind not in {"fixed", "shared"} for objective in objectives]
+        thresholds_L = clear_of_served(
+            probabilities_NL,
+            half.probabilities(served_logits_NL),
+            cuts.thresholds_L,
+            band=config.band,
+            where_L=np.array(may_move_L),
+        )
+        cuts = dataclasses.replace(cuts, thresholds_L=thresholds_L)
     thresholds_L = cuts.thresholds_L
     decision = Decision(labels=labels, thresholds=thresholds_L, scale=scale_L, bias=bias_L)
     report = [
