@@ -284,7 +284,9 @@ class _Training:
         )
         found = figures(tuned, evaluations["test"])
         log_figures({**found, "best_epoch": fitted.best_epoch})
-        log_description(describe_run(recipe.name, data, tuned, found))
+        validation = evaluations["validation"]
+        said = hints(tuned, validation.unseen_logits_NL, validation.targets_NL)
+        log_description(describe_run(recipe.name, data, tuned, found, said))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             num_examples = recipe.examples.count if recipe.examples else 0
@@ -304,14 +306,13 @@ class _Training:
             )
         )
         log_version_description(version, describe_version(version.uri, tuned, found))
-        validation = evaluations["validation"]
         return TrainedModel(
             name=version.name,
             version=version.version,
             run_id=self.fitting.run_id,
             metrics=found,
             chosen_for=chosen_for(tuned),
-            hints=hints(tuned, validation.unseen_logits_NL, validation.targets_NL),
+            hints=said,
         )
 
     def _tune(self, validation: EvaluationSplit) -> TunedDecision:

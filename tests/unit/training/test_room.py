@@ -253,3 +253,20 @@ def test_thresholds_of_cross_fitted_networks_keep_clear_of_the_served_models_sco
     assert (margins[1] > 1e-6).all()
     same = tune_decision(tuple("abcd"), logits, targets, config, served_logits_NL=logits)
     assert same.decision == plain.decision
+
+
+@pytest.mark.parametrize("objective", ["f1", "micro_f1", "mcc"])
+def test_no_cut_falls_into_a_place_of_a_coarse_grid(objective):
+    # a network in bf16 gives logits with few significant bits; sums behind them differ in their
+    # last bits from batch to batch, and rows of one place of the grid must stay on one side
+    rng = np.random.default_rng(0)
+    targets = (rng.random((6000, 3)) < 0.3).astype(f32)
+    coarse = (rng.normal(size=targets.shape) + 1.5 * targets - 1).round(2).astype(f32)
+    logits = (coarse + rng.integers(-1, 2, size=coarse.shape) * 5e-7).astype(f32)
+    tuned = tune_decision(tuple("abc"), logits, targets, DecisionConfig(objective=objective))
+    yes = tuned.decision.apply(logits)[1]
+    np.testing.assert_array_equal(yes, tuned.decision.apply(coarse)[1])
+    assert np.abs(tuned.decision.probabilities(coarse) - tuned.decision.thresholds).min() > 1e-5
+    free = DecisionConfig(objective=objective, band=0)
+    torn = tune_decision(tuple("abc"), logits, targets, free).decision
+    assert (torn.apply(logits)[1] != torn.apply(coarse)[1]).any()
