@@ -270,3 +270,27 @@ def test_no_cut_falls_into_a_place_of_a_coarse_grid(objective):
     free = DecisionConfig(objective=objective, band=0)
     torn = tune_decision(tuple("abc"), logits, targets, free).decision
     assert (torn.apply(logits)[1] != torn.apply(coarse)[1]).any()
+
+
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+@pytest.mark.parametrize("calibration", ["none", "platt"])
+def test_no_threshold_lies_on_a_logit_that_half_precision_can_give(half, calibration):
+    every = np.arange(1 << 16, dtype=np.uint32)
+    grid = (every << 16).view(f32) if half == "bf16" else every.astype(np.uint16).view(np.float16)
+    with np.errstate(invalid="ignore"):
+        grid = np.unique(grid[np.abs(grid) < 8].astype(f32))
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 40)) < 0.3).astype(f32)
+    fine = rng.normal(size=targets.shape) + 2 * targets - 1
+    logits = grid[np.searchsorted(grid, fine)]
+    labels = tuple(f"l{at}" for at in range(40))
+    tuned = tune_decision(labels, logits, targets, DecisionConfig(calibration=calibration))
+    decision = tuned.decision
+    for at, threshold in enumerate(decision.thresholds):
+        all_scores = sigmoid(grid * decision.scale[at] + decision.bias[at])
+        above = all_scores[all_scores >= threshold].min().astype(float)
+        below = all_scores[all_scores < threshold].max().astype(float)
+        assert min(above - threshold, threshold - below) > 0.15 * (above - below)
+    assert [[row.tp, row.fp, row.fn, row.tn] for row in tuned.report] == counts_of(
+        tuned, logits, targets
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from thresher.decision import FloatArray
+from thresher.decision import FloatArray, sigmoid
 from thresher.tolerances import tolerances_for
 from thresher_training.decisions.objectives import Objective
 
@@ -23,6 +23,7 @@ __all__ = [
     "clear_of_scores",
     "clear_of_served",
     "least_value",
+    "off_the_grid",
     "roomy_cut",
 ]
 
@@ -38,6 +39,9 @@ _MOST_ROWS = 10
 
 _REACH = 1e-3
 """How far a threshold that is not tuned (shared, shrunk) moves for room, at most a tenth of it."""
+
+_FEW_LOGITS = 1000
+"""Fewer may lie on a coarse grid by chance, as round numbers do."""
 
 _ONE = np.uint32(0x3F800000)
 
@@ -230,6 +234,56 @@ def clear_of_served(
         widest = int(np.argmax(high_G - low_G))
         if high_G[widest] > low_G[widest]:
             moved_L[at] = between(float(low_G[widest]), float(high_G[widest]))
+    return moved_L
+
+
+def off_the_grid(
+    logits_NL: FloatArray,
+    thresholds_L: FloatArray,
+    scale_L: FloatArray,
+    bias_L: FloatArray,
+    *,
+    where_L: npt.NDArray[np.bool_],
+) -> FloatArray:
+    """Return thresholds float32 [L] moved off the logits that a half-precision network can give.
+
+    The middle of two values of BF16's or FP16's grid is often a third one. No tuned row has it, but
+    others will, and a last bit would decide them all. The middle of two neighbours is clear of all.
+    Where the logits are on no such grid, nothing moves.
+
+    Args:
+        logits_NL: float32 [N, L], what thresholds were chosen on.
+        thresholds_L: float32 [L] in [0, 1].
+        scale_L: float32 [L] of the calibration.
+        bias_L: float32 [L] likewise.
+        where_L: bool [L], the thresholds that may move.
+    """
+    is_bf16 = not (np.ascontiguousarray(logits_NL).view(np.uint32) & np.uint32(0xFFFF)).any()
+    with np.errstate(over="ignore"):
+        is_on_grid = is_bf16 or bool((logits_NL.astype(np.float16) == logits_NL).all())
+    moved_L = np.array(thresholds_L, dtype=np.float32)
+    inner_L = where_L & (moved_L > 0) & (moved_L < 1)
+    if not (is_on_grid and logits_NL.size >= _FEW_LOGITS):
+        return moved_L
+    for at in np.flatnonzero(inner_L).tolist():
+        scale, bias, p = np.float64(scale_L[at]), np.float64(bias_L[at]), np.float64(moved_L[at])
+        z = np.float32((np.log(p) - np.log1p(-p) - bias) / scale)
+        if is_bf16:
+            bits = z.view(np.uint32) & np.uint32(0xFFFF0000)
+            ends = np.array([bits, bits + np.uint32(0x10000)], np.uint32).view(np.float32)
+        else:
+            nearest = np.float16(z)
+            ends = np.array(
+                [nearest, np.nextafter(nearest, np.float16(np.inf if z >= nearest else -np.inf))]
+            )
+        low, high = np.sort(ends.astype(np.float64))
+        if 0.25 < (z - low) / (high - low) < 0.75:
+            continue
+        middle = (low + high) / 2 * scale + bias
+        tried = np.float32(1 / (1 + np.exp(-middle)))
+        score_N = sigmoid(logits_NL[:, at] * scale_L[at] + bias_L[at])
+        if ((score_N >= tried) == (score_N >= moved_L[at])).all():
+            moved_L[at] = tried
     return moved_L
 
 

@@ -28,7 +28,7 @@ from thresher_training.decisions.joint import (
 )
 from thresher_training.decisions.objectives import Objective, parse_objective
 from thresher_training.decisions.report import LabelReport, TunedDecision
-from thresher_training.decisions.room import clear_of_scores, clear_of_served
+from thresher_training.decisions.room import clear_of_scores, clear_of_served, off_the_grid
 
 if TYPE_CHECKING:  # the recipe checks its objectives with this package
     from thresher_training.recipe import DecisionConfig
@@ -128,17 +128,17 @@ def tune_decision(
                 checked.shrunk_L,
                 cuts_at(probabilities_NL, targets_NL, checked.thresholds_L, single),
             )
+    may_move_L = np.array([each.kind not in {"fixed", "shared"} for each in objectives])
+    thresholds_L = off_the_grid(logits_NL, cuts.thresholds_L, scale_L, bias_L, where_L=may_move_L)
     if served_logits_NL is not None:
-        may_move_L = [objective.kind not in {"fixed", "shared"} for objective in objectives]
         thresholds_L = clear_of_served(
             probabilities_NL,
             half.probabilities(served_logits_NL),
-            cuts.thresholds_L,
+            thresholds_L,
             band=config.band,
-            where_L=np.array(may_move_L),
+            where_L=may_move_L,
         )
-        cuts = dataclasses.replace(cuts, thresholds_L=thresholds_L)
-    thresholds_L = cuts.thresholds_L
+    cuts = dataclasses.replace(cuts, thresholds_L=thresholds_L)
     decision = Decision(labels=labels, thresholds=thresholds_L, scale=scale_L, bias=bias_L)
     report = [
         _label_report(label, cuts.at(at), objectives[at], reasons[at], band=config.band)
