@@ -1,4 +1,4 @@
-"""A registered version as an ONNX model with its head, and the logits that this model gives.
+"""A registered version as an ONNX model, and the logits that this model gives.
 
 Torch is needed, and loaded when a function is called: an export that takes over a published body
 does without.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from thresher.certificate import file_digest
-from thresher.decision import Decision, FloatArray
+from thresher.decision import FloatArray
 from thresher.errors import ConfigError, ConversionError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion
@@ -34,18 +34,16 @@ _BATCH_SIZE = 64
 
 def converted(
     version: ModelVersion,
-    decision: Decision,
     validation: EvaluationSplit,
     *,
     precision: Precision,
     target_triton: str = DEFAULT_TARGET,
     has_sigmoid: bool = False,
 ) -> tuple[ExportedProgram, ir.Model, str]:
-    """Return torch's program, its ONNX model with the head, and the digest of the weights.
+    """Return torch's program, its ONNX model without a head, and the digest of the weights.
 
     Args:
         version: What was registered.
-        decision: What the head decides.
         validation: Rows that calibrate static quantisation.
         precision: Of the body.
         target_triton: The oldest Triton release that is to load it.
@@ -63,7 +61,7 @@ def converted(
     body = convert(program, target=target_triton)
     body = lower_precision(body, precision, validation)
     note_precision(body, precision, trained_in=reference_precision(program))
-    return program, append_decision_head(body, decision), file_digest(path)
+    return program, body, file_digest(path)
 
 
 def converted_logits(version: ModelVersion, *, precision: Precision) -> FloatArray:
@@ -84,7 +82,8 @@ def converted_logits(version: ModelVersion, *, precision: Precision) -> FloatArr
             f"{version.uri} was cross-fitted: the converted model has seen the rows that "
             "thresholds are chosen on. Score rows that it has not seen and give them with --scores"
         )
-    _, model, _ = converted(version, version.decision(), rows, precision=precision)
+    _, body, _ = converted(version, rows, precision=precision)
+    model = append_decision_head(body, version.decision())
     with tempfile.TemporaryDirectory() as temporary:
         path = save_model(model, Path(temporary) / MODEL_FILE)[0]
         outputs = OnnxRuntimeEngine(path).run(rows.inputs, batch_size=_BATCH_SIZE)

@@ -8,7 +8,6 @@ needed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import tempfile
@@ -31,7 +30,7 @@ from thresher.tolerances import tolerances_for
 from thresher_export.certify import certify
 from thresher_export.converted import converted
 from thresher_export.golden import write_golden
-from thresher_export.head import replace_decision_head
+from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import load_model, save_model
 from thresher_export.parity import (
     ParityReport,
@@ -109,8 +108,6 @@ class Exported:
     """The published version whose body was taken over, None where it was converted."""
     text_name: str | None
     """The model that takes texts for this one, None where there is none."""
-    remarks: tuple[str, ...] = ()
-    """Flips of thresholds that were set by hand, and what to do about them."""
 
 
 def export_version(
@@ -155,14 +152,14 @@ def export_version(
             progress(f"Converting {version.uri} to ONNX, {options.precision}")
             if options.has_sigmoid:
                 progress("Taking off the sigmoid that the network ends in")
-            program, model, weights_sha256 = converted(
+            program, body, weights_sha256 = converted(
                 version,
-                decision,
                 splits[SPLITS[0]],
                 precision=options.precision,
                 target_triton=options.target_triton,
                 has_sigmoid=options.has_sigmoid,
             )
+            model = append_decision_head(body, decision)
         else:
             progress(f"Taking over the body of {version.name}/{reusable.version}")
             assert repository is not None
@@ -186,14 +183,13 @@ def export_version(
             progress=lambda name: progress(f"Parity: {name}"),
         )
         report.raise_if_failed(version.uri)
-        remarks = check_tuned_rows(
+        report = check_tuned_rows(
             version,
             decision,
             splits[SPLITS[0]],
             report,
             is_exact=tolerances == tolerances_for("fp32"),
         )
-        report = dataclasses.replace(report, notes=(*report.notes, *remarks))
         proof = list(write_parity_report(report, staged, what=version.uri))
         golden = write_golden(
             files[0], splits[SPLITS[0]], decision, batch_size=triton.max_batch_size
@@ -238,7 +234,6 @@ def export_version(
         is_new=is_new,
         reused=reusable.version if reusable else None,
         text_name=texts.name if texts and repository is not None else None,
-        remarks=remarks,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ def check_tuned_rows(
     report: ParityReport,
     *,
     is_exact: bool,
-) -> tuple[str, ...]:
-    """Return a line on the flips that are allowed; refuse those under tuned thresholds.
+) -> ParityReport:
+    """Return the report with remarks on the flips that are allowed; refuse those that are not.
 
     Args:
         version: Whose settings say which thresholds were tuned, and on what.
@@ -67,7 +67,7 @@ def check_tuned_rows(
     """
     flipped_NL = report.flipped.get("validation")
     if flipped_NL is None or not flipped_NL.any():
-        return ()
+        return report
     settings = version.decision_settings()
     was_seen = TUNED_ON not in version.tags and validation.held_out_logits_NL is None
     known_NL = flipped_NL & ~np.isnan(validation.targets_NL)
@@ -92,7 +92,7 @@ def check_tuned_rows(
             "To choose thresholds on the converted model's own scores: "
             f"thresher tune {version.uri} --precision {report.precision}"
         )
-    return tuple(lines)
+    return replace(report, notes=(*report.notes, *lines), remarks=tuple(lines))
 
 
 def _tuned(decision: Decision, settings: Mapping[str, Any]) -> npt.NDArray[np.bool_]:

@@ -118,7 +118,7 @@ def export(
                 "folder": str(done.folder) if done.folder else None,
                 "text_model": done.text_name,
                 "is_new": done.is_new,
-                "remarks": list(done.remarks),
+                "remarks": list(done.report.remarks),
                 "parity": done.report.to_dict(),
             }
         )
@@ -137,7 +137,7 @@ def export(
             for check in done.report.checks
         ],
     )
-    for remark in done.remarks:
+    for remark in done.report.remarks:
         click.echo(remark)
     if done.folder is None:
         click.echo(f"{version.uri} passes; nothing was published, as asked")

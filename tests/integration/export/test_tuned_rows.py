@@ -103,7 +103,7 @@ def test_a_threshold_set_by_hand_is_listed_and_published(
     }[config]
     version = register(recorded)
     done = export_version(version.uri, repository=repository)
-    (remark,) = done.remarks
+    (remark,) = done.report.remarks
     assert f'"{label}"' in remark
     assert str(row) in remark
     assert remark in done.report.notes
@@ -115,7 +115,7 @@ def test_a_threshold_set_by_hand_is_listed_and_published(
 def test_thresholds_tuned_on_other_rows_are_listed(flipping, repository: ModelRepository) -> None:
     register, _ = flipping
     version = register(DecisionConfig(), {"thresher.tuned_on": "served.npz"})
-    assert export_version(version.uri, repository=None).remarks
+    assert export_version(version.uri, repository=None).report.remarks
 
 
 class Coarse(torch.nn.Module):

@@ -228,9 +228,9 @@ def clear_of_served(
         low = np.float64(score_N.max(where=~yes_N, initial=0.0))
         between_N = served_N[(served_N > low) & (served_N < high)].astype(np.float64)
         edge_G = np.unique(np.concatenate([[low], between_N, [high]]))
-        # room for the tuned scores comes first: not nearer to them than half the band
-        low_G = np.maximum(edge_G[:-1], low + band / 4)
-        high_G = np.minimum(edge_G[1:], high - band / 4)
+        keep = min(band, high - low) / 4  # room for the scores that were tuned on comes first
+        low_G = np.maximum(edge_G[:-1], low + keep)
+        high_G = np.minimum(edge_G[1:], high - keep)
         widest = int(np.argmax(high_G - low_G))
         if high_G[widest] > low_G[widest]:
             moved_L[at] = between(float(low_G[widest]), float(high_G[widest]))
