@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import logging
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from thresher.decision import Decision
-from thresher.errors import NotFoundError, unknown_name
+from thresher.errors import ConfigError, NotFoundError, unknown_name
 from thresher.evaluation import EvaluationSplit
 from thresher.model_name import parse_version
 
 __all__ = [
     "DECISION_FILE",
+    "SETTINGS_FILE",
+    "TUNED_ON",
     "ModelVersion",
     "connect",
     "register",
@@ -30,6 +33,14 @@ __all__ = [
 ]
 
 DECISION_FILE = "decision.json"
+SETTINGS_FILE = "decision.toml"
+"""How a tuned version's decision was chosen; a trained one has it in its recipe."""
+
+TUNED_ON = "thresher.tuned_on"
+"""Tag of a version whose thresholds were not chosen on its validation rows: what they were
+chosen on."""
+
+_RECIPE_FILE = "recipe.toml"
 EVALUATION_FOLDER = "evaluation"
 
 _EVALUATION_RUN = "thresher.evaluation_run"
@@ -91,6 +102,28 @@ class ModelVersion:
     def decision(self) -> Decision:
         """Return the version's labels, calibration and thresholds."""
         return Decision.load(self.artifact(DECISION_FILE))
+
+    def decision_settings(self) -> Mapping[str, Any]:
+        """Return how the decision was chosen, by the keys of a recipe's section ``[decision]``.
+
+        Empty where the run does not say, as where thresholds were written by hand.
+
+        Raises:
+            ConfigError: If what the run says is not TOML.
+        """
+        there = {file.path for file in connect().MlflowClient().list_artifacts(self.run_id)}
+        if SETTINGS_FILE in there:
+            return self._toml(SETTINGS_FILE)
+        if _RECIPE_FILE in there:
+            section: Mapping[str, Any] = self._toml(_RECIPE_FILE).get("decision", {})
+            return section
+        return {}
+
+    def _toml(self, path: str) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self.artifact(path).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.uri}: {path}: not valid TOML: {error}") from None
 
     def evaluation(self, split: str) -> EvaluationSplit:
         """Return the rows of a split, such as ``"validation"`` or ``"test"``."""

@@ -15,20 +15,21 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
-import onnx_ir as ir
 
 from thresher.artifacts.input_spec import InputSpec
-from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
+from thresher.certificate import CERTIFICATE_FILE, Certificate
 from thresher.config import to_mapping
 from thresher.decision import Decision
 from thresher.errors import ConfigError, DecisionError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, connect, resolve
 from thresher.repository import MODEL_FILE, ModelRepository
+from thresher.tolerances import tolerances_for
 from thresher_export.certify import certify
+from thresher_export.converted import converted
 from thresher_export.golden import write_golden
 from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import load_model, save_model
@@ -41,8 +42,6 @@ from thresher_export.parity import (
 from thresher_export.precision import (
     Precision,
     check_precision,
-    lower_precision,
-    note_precision,
     tolerances_of,
 )
 from thresher_export.published import (
@@ -57,10 +56,8 @@ from thresher_export.text_service import TextService, check_is_no_companion, tex
 from thresher_export.triton_config import build_config
 from thresher_export.triton_options import SECTION, TritonOptions, laid_over
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable, triton_release
+from thresher_export.tuned_rows import check_tuned_rows
 from thresher_export.warmup import add_warmup
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 __all__ = ["ExportOptions", "Exported", "export_version"]
 
@@ -134,7 +131,8 @@ def export_version(
         ConfigError: If the options, or the recipe's section ``[triton]``, are wrong, or texts are
             asked for where there is no tokenizer.
         ConversionError: If the network cannot be an ONNX model that Triton loads.
-        ParityError: If ONNX Runtime does not decide as torch does; nothing is published.
+        ParityError: If ONNX Runtime does not decide as torch does, or a decision flips on a row
+            that its threshold was chosen on; nothing is published.
         PublishError: If the repository refuses; what served before is untouched.
     """
     options = options or ExportOptions()
@@ -155,7 +153,14 @@ def export_version(
             progress(f"Converting {version.uri} to ONNX, {options.precision}")
             if options.has_sigmoid:
                 progress("Taking off the sigmoid that the network ends in")
-            program, model, weights_sha256 = _converted(version, decision, options, splits)
+            program, body, weights_sha256 = converted(
+                version,
+                splits[SPLITS[0]],
+                precision=options.precision,
+                target_triton=options.target_triton,
+                has_sigmoid=options.has_sigmoid,
+            )
+            model = append_decision_head(body, decision)
         else:
             progress(f"Taking over the body of {version.name}/{reusable.version}")
             assert repository is not None
@@ -179,6 +184,13 @@ def export_version(
             progress=lambda name: progress(f"Parity: {name}"),
         )
         report.raise_if_failed(version.uri)
+        report = check_tuned_rows(
+            version,
+            decision,
+            splits[SPLITS[0]],
+            report,
+            is_exact=tolerances == tolerances_for("fp32"),
+        )
         proof = list(write_parity_report(report, staged, what=version.uri))
         golden = write_golden(
             files[0], splits[SPLITS[0]], decision, batch_size=triton.max_batch_size
@@ -306,23 +318,3 @@ def _staging(repository: ModelRepository | None, name: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
-
-
-def _converted(
-    version: ModelVersion,
-    decision: Decision,
-    options: ExportOptions,
-    splits: Mapping[str, EvaluationSplit],
-) -> tuple[ExportedProgram, ir.Model, str]:
-    """Return torch's program, its ONNX model with the head, and the digest of the weights."""
-    # torch is slow to load, and not needed where a body is taken over
-    from thresher_export.convert import convert, load_program, reference_precision, strip_sigmoid
-
-    path = version.model_folder() / "data" / "model.pt2"
-    program = load_program(path)
-    if options.has_sigmoid:
-        strip_sigmoid(program)
-    body = convert(program, target=options.target_triton)
-    body = lower_precision(body, options.precision, splits[SPLITS[0]])
-    note_precision(body, options.precision, trained_in=reference_precision(program))
-    return program, append_decision_head(body, decision), file_digest(path)

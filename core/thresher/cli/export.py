@@ -121,6 +121,7 @@ def export(
                 "folder": str(done.folder) if done.folder else None,
                 "text_model": done.text_name,
                 "is_new": done.is_new,
+                "remarks": list(done.report.remarks),
                 "parity": done.report.to_dict(),
             }
         )
@@ -139,6 +140,8 @@ def export(
             for check in done.report.checks
         ],
     )
+    for remark in done.report.remarks:
+        tell(remark)
     if done.folder is None:
         tell(f"{version.uri} passes; nothing was published, as asked")
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from thresher.agreement import Outputs, Tolerances, compare, tolerances_for
@@ -64,6 +65,7 @@ class Comparisons:
         self.progress = progress
         self.checks: list[Check] = []
         self.notes: list[str] = []
+        self.flipped: dict[str, npt.NDArray[np.bool_]] = {}
         self.faults = [*_dropout_faults(self.proto), *head_faults(self.proto)]
         self.torch_tolerances = tolerances
         self.worst: WorstRows | None = None
@@ -135,6 +137,13 @@ class Comparisons:
         self.has_departed |= not agreement.ok and not is_torch
         if self.worst is None and not agreement.ok:
             self.worst = _worst_rows(name, reference, got, inputs or {})
+
+    def note_flips(
+        self, split: str, validated_NL: npt.NDArray[np.bool_], got: Outputs, rows: Any
+    ) -> None:
+        """Take down which decisions on some rows of a split differ from the validated ones."""
+        flipped_NL = self.flipped.setdefault(split, np.zeros(validated_NL.shape, np.bool_))
+        flipped_NL[rows] |= got.labels_NL != validated_NL[rows]
 
     def is_judged(self, made_up: MadeUpRows) -> bool:
         """Whether rows of a kind count: an integer body is right only where it was calibrated."""

@@ -110,10 +110,12 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
     alone = split.rows(rows_alone)
     targets_NL = split.targets_NL
     reference, source = Outputs.of_logits(split.logits_NL, decision), "training"
+    validated_NL = reference.labels_NL
     if comparisons.torch is not None:
         logits_NL = comparisons.torch.logits(split.inputs, batch_size=largest)
         logged, source = reference, "torch"
         reference = Outputs.of_logits(logits_NL, decision)
+        comparisons.note_flips(name, validated_NL, reference, slice(None))
         comparisons.add(
             f"{name}: training = torch",
             lambda: (logged, reference),
@@ -134,6 +136,8 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
             rows = rows_alone if size == 1 else few if size < largest else slice(None)
             inputs = split.rows(rows)
             got[size] = engine.run(inputs, batch_size=size)
+            if provider.precision is None:
+                comparisons.note_flips(name, validated_NL, got[size], rows)
             comparisons.add(
                 f"{name}: {source} = {provider.name}, batch {size}",
                 lambda: (_rows(reference, rows), got[size]),  # noqa: B023 -- called at once
@@ -227,6 +231,7 @@ def _report(
         notes=tuple(comparisons.notes),
         departure=departure,
         worst=worst,
+        flipped=comparisons.flipped,
         evidence=evidence if failed else None,
     )
     if report.evidence is not None:

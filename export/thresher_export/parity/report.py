@@ -83,6 +83,11 @@ class ParityReport:
     departure: Departure | None = None
     """How the error grows from node to node; with the first that departs where it failed."""
     worst: WorstRows | None = None
+    remarks: tuple[str, ...] = ()
+    """Those of the notes that a person should see: which validation decisions flip."""
+    flipped: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """By split, bool [N, L]: decisions that differ, in any comparison on its rows, from those on
+    the logits that training logged."""
     evidence: Path | None = field(default=None)
     """The folder in which the worst rows and the report were saved."""
 
