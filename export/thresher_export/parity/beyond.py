@@ -43,8 +43,7 @@ def compare_beyond_the_splits(comparisons: Comparisons, real: Inputs) -> None:
         name, place = next(iter(axis.inputs.items()))
         for size in sizes_of(real[name].shape[place], low=axis.low, high=axis.high):
             inputs = at_size(real, axis.inputs, size)
-            magnitude_N = np.ones(len(inputs[name]))
-            made = MadeUpRows(inputs=inputs, names=(), magnitude_N=magnitude_N, is_unlike=False)
+            made = MadeUpRows(inputs=inputs, names=(), is_unlike=False)
             _compare(comparisons, f"{axis.name} of size {size}", made)
     _note_what_is_not_a_number(comparisons, real)
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
-from thresher.agreement import Outputs, Tolerances, compare, tolerances_for
+from thresher.agreement import Agreement, Outputs, Tolerances, compare, tolerances_for
 from thresher.decision import Decision, FloatArray
 from thresher.tolerances import widest
 from thresher_export.engines import Inputs, OnnxRuntimeEngine, Provider, TorchEngine
 from thresher_export.parity.departure import left_in_training
 from thresher_export.parity.report import Check, WorstRows
+from thresher_export.parity.rounding import Rounding
 from thresher_export.parity.rows import MadeUpRows, take
 from thresher_export.parity.thresholds import head_faults
 
@@ -54,6 +56,7 @@ class Comparisons:
         progress: Callable[[str], None],
     ) -> None:
         self.torch = None if program is None else TorchEngine(program)
+        self.rounding = None if self.torch is None else Rounding(self.torch)
         self.model = model
         self.proto = onnx.load(model, load_external_data=False)
         self.decision = decision
@@ -115,14 +118,24 @@ class Comparisons:
         tolerances = self.torch_tolerances if is_torch else self.tolerances
         if provider is not None and provider.precision is not None:
             tolerances = widest(tolerances, tolerances_for(provider.precision))
-        agreement = compare(
-            reference,
-            got,
-            decision or self.decision,
-            tolerances=tolerances,
-            targets_NL=targets_NL,
-            magnitude_N=None if made_up is None else made_up.magnitude_N,
-        )
+
+        def compared(rounding_NL: npt.NDArray[np.float64] | None) -> Agreement:
+            return compare(
+                reference,
+                got,
+                decision or self.decision,
+                tolerances=tolerances,
+                targets_NL=targets_NL,
+                rounding_NL=rounding_NL,
+            )
+
+        agreement = compared(None)
+        if self.rounding and inputs is not None and not (agreement.ok or self.failed):
+            agreement = compared(
+                self.rounding.of_rows(
+                    reference, got, inputs, tolerances, is_made_up=made_up is not None
+                )
+            )
         if made_up is not None and not self.is_judged(made_up):
             self.notes.append(
                 f"{name}, not judged: an {self.precision} body saturates beyond what it was "

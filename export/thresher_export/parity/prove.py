@@ -216,6 +216,8 @@ def _report(
             program=None if comparisons.torch is None else comparisons.torch.program,
             tolerances=comparisons.tolerances,
         )
+    if comparisons.rounding is not None and comparisons.rounding.note is not None:
+        comparisons.notes.append(comparisons.rounding.note)
     report = ParityReport(
         checks=tuple(comparisons.checks),
         engines=tuple(provider.name for provider in comparisons.engines),
