@@ -1,8 +1,9 @@
 """A logged torch program to an ONNX logits model: named inputs, named free axes, nothing else.
 
 Requires: an `ExportedProgram` whose one output is logits [N, L], for any N.
-Does: torch's own ONNX exporter, then names (`thresher_export.axes`), then FP32 for what the network
-computes in FP16 or BF16 (`thresher_export.widen`).
+Does: torch's own ONNX exporter, then attention over nothing (`thresher_export.attention`), names
+(`thresher_export.axes`), and FP32 for what the network computes in FP16 or BF16
+(`thresher_export.widen`).
 Ensures: a body in FP32, opset and IR that the Triton release in question loads, a batch axis that
 is free, no traces of the machine it was made on.
 """
@@ -19,6 +20,7 @@ import torch
 from torch.fx import Node
 
 from thresher.errors import ConversionError, NotFoundError
+from thresher_export.attention import zero_unattended
 from thresher_export.axes import name_axes
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable
 from thresher_export.widen import widen
@@ -82,6 +84,7 @@ def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARG
         registration.setLevel(level)
     assert onnx_program is not None  # only without dynamo
     model = onnx_program.model
+    zero_unattended(model)
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: source paths of the training machine
     _name_output(model)

@@ -10,6 +10,7 @@ from thresher.errors import DataError
 from thresher_export.engines import Inputs
 from thresher_export.parity.axes import further_axes
 from thresher_export.parity.comparisons import Comparisons
+from thresher_export.parity.mask_rows import EMPTY_ROWS, masked_rows
 from thresher_export.parity.rows import (
     LARGE,
     MadeUpRows,
@@ -21,6 +22,12 @@ from thresher_export.parity.rows import (
 )
 
 __all__ = ["compare_beyond_the_splits"]
+
+_EMPTY = (
+    "An empty text comes as such a row, and would be decided otherwise than by torch. Guard the "
+    "step in forward that divides by, or takes a softmax over, what the mask leaves (torch.where, "
+    "clamp(min=1)), or let one token of each row be seen there; then train and export again"
+)
 
 
 def compare_beyond_the_splits(comparisons: Comparisons, real: Inputs) -> None:
@@ -39,6 +46,8 @@ def compare_beyond_the_splits(comparisons: Comparisons, real: Inputs) -> None:
     _compare(comparisons, "random rows", random_rows(real))
     reach = LARGE if comparisons.precision == "fp32" else 1.0  # FP16 ends at 65,504
     _compare(comparisons, "extreme rows", extreme_rows(real, reach=reach))
+    for name, made in masked_rows(real):
+        _compare(comparisons, name, made, advice=_EMPTY if name.startswith(EMPTY_ROWS) else "")
     for axis in further_axes(comparisons.proto, comparisons.torch.program):
         name, place = next(iter(axis.inputs.items()))
         for size in sizes_of(real[name].shape[place], low=axis.low, high=axis.high):
@@ -48,8 +57,15 @@ def compare_beyond_the_splits(comparisons: Comparisons, real: Inputs) -> None:
     _note_what_is_not_a_number(comparisons, real)
 
 
-def _compare(comparisons: Comparisons, name: str, made: MadeUpRows) -> None:
-    """Compare on made-up rows; what torch itself refuses is noted."""
+def _compare(comparisons: Comparisons, name: str, made: MadeUpRows, *, advice: str = "") -> None:
+    """Compare on made-up rows; what torch itself refuses is noted.
+
+    Args:
+        comparisons: Takes the outcome.
+        name: Of the kind of rows.
+        made: The rows.
+        advice: What to do where they differ.
+    """
     assert comparisons.torch is not None
     try:
         logits_NL = comparisons.torch.logits(made.inputs, batch_size=comparisons.max_batch_size)
@@ -68,6 +84,12 @@ def _compare(comparisons: Comparisons, name: str, made: MadeUpRows) -> None:
             rows="made up",
             provider=provider,
             made_up=made,
+            advice=advice,
+        )
+    if np.isnan(logits_NL).any():
+        comparisons.notes.append(
+            f"{name}: torch itself gives NaN, and so does what is served: a client that sends such "
+            "a row gets an error, and a scoring job rejects it"
         )
 
 

@@ -98,6 +98,7 @@ class Comparisons:
         provider: Provider | None = None,
         is_torch: bool = False,
         made_up: MadeUpRows | None = None,
+        advice: str = "",
         targets_NL: FloatArray | None = None,
     ) -> None:
         """Make one comparison; the first that fails gives the worst rows.
@@ -111,6 +112,7 @@ class Comparisons:
             provider: Where ONNX Runtime computed.
             is_torch: Both sides are torch: its own precision's tolerances apply.
             made_up: The rows, where they are made up.
+            advice: What to do where it fails.
             targets_NL: Targets, for F1.
         """
         self.progress(name)
@@ -144,7 +146,9 @@ class Comparisons:
             )
             return
         names = () if made_up is None else made_up.names
-        self.checks.append(Check(name=name, agreement=agreement, rows=rows, row_names=names))
+        self.checks.append(
+            Check(name=name, agreement=agreement, rows=rows, row_names=names, advice=advice)
+        )
         self.has_departed |= not agreement.ok and not is_torch
         if self.worst is None and not agreement.ok:
             self.worst = _worst_rows(name, reference, got, inputs or {})

@@ -16,7 +16,7 @@ from thresher_serving.client.cuda_memory import DlpackArray
 from thresher_serving.client.failures import CallFailure, GoneError, RefusedError
 from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
 from thresher_serving.client.pace import Pace
-from thresher_serving.client.prediction import Prediction, prediction_of
+from thresher_serving.client.prediction import Prediction, check_is_number, prediction_of
 from thresher_serving.client.retries import Deadline, Retries
 from thresher_serving.client.texts import TextTokenizer
 from thresher_serving.client.transport import Answer, Request, Transport
@@ -100,13 +100,15 @@ class Session:
                 by, arrays = await self._infer_as(
                     canary, canary.version, inputs, choice, half, allow_nonfinite
                 )
-                return prediction_of(by, arrays)
+                found = prediction_of(by, arrays)
+                return found if allow_nonfinite else check_is_number(found)
             except DataError:  # what serves may take it, or says what is wrong with it
                 pass
             except ThresherError:
                 self._canaries.failed(model)
         by, arrays = await self._infer(model, inputs, version, choice, deadline, allow_nonfinite)
-        return prediction_of(by, arrays)
+        found = prediction_of(by, arrays)
+        return found if allow_nonfinite else check_is_number(found)
 
     async def infer(
         self,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thresher.errors import DataError
+from thresher.errors import DataError, NotANumberError
 from thresher_serving import Prediction
+from thresher_serving.client.prediction import check_is_number
 
 PROBABILITIES = np.float32([[0.9, 0.2, 0.5], [0.1, np.nan, 0.1]])
 
@@ -71,3 +72,11 @@ def test_named_lists_a_rows_labels() -> None:
     assert [label.name for label in prediction().named(0)] == ["rain", "fog"]
     assert [label.name for label in prediction().named(1, every=True)] == ["rain", "fog", "snow"]
     assert prediction(thresholds=False).named(0)[0].threshold is None
+
+
+def test_nan_is_an_error_that_names_the_rows_and_holds_the_others() -> None:
+    with pytest.raises(NotANumberError, match=r"NaN for 1 of 2 rows: row 1\. ") as error:
+        check_is_number(prediction())
+    assert isinstance(error.value, DataError)
+    assert error.value.rows == (1,)
+    assert error.value.prediction.named(0)[0].name == "rain"
