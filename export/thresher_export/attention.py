@@ -36,7 +36,7 @@ def zero_unattended(model: ir.Model) -> int:
         if scores is None or scores.op_type != "Add" or _OPERATOR not in _note(softmax):
             continue
         bias = scores.inputs[1]
-        lowest = None if bias is None else _hiding(bias, _note(softmax))
+        lowest = None if bias is None else _hiding(bias)
         _drop_nan_guard(softmax)
         weighted = [use.node for use in softmax.outputs[0].uses()]
         if bias is None or lowest is None or [node.op_type for node in weighted] != ["MatMul"]:
@@ -71,14 +71,14 @@ def _note(node: ir.Node) -> str:
     return node.metadata_props.get(_NOTE, "")
 
 
-def _hiding(bias: ir.Value, note: str) -> float | None:
+def _hiding(bias: ir.Value) -> float | None:
     """Return the number by which a mask hides a key as torch does, None where it cannot.
 
-    The exporter turns booleans into 0 and the lowest finite number, in a node with attention's own
-    note; a mask of floats hides by minus infinity, and by nothing else.
+    The exporter turns booleans into 0 and the lowest finite number, in a node with a note of
+    attention's that all layers share; a mask of floats hides by minus infinity, and nothing else.
     """
     made = bias.producer()
-    if made is not None and made.op_type == "Where" and _note(made) == note:
+    if made is not None and made.op_type == "Where" and _OPERATOR in _note(made):
         constant = ir.convenience.get_const_tensor(made.inputs[2]) if made.inputs[2] else None
         return None if constant is None else float(constant.numpy().min())
     seen: set[ir.Value] = set()

@@ -60,7 +60,7 @@ class MaskInside(Encoder):
 
 
 class BooleanAttention(nn.Module):
-    """scaled_dot_product_attention with a mask of booleans, then the mean of what is shown."""
+    """scaled_dot_product_attention, twice with one mask of booleans, then a mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,11 @@ class BooleanAttention(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         words = self.words(input_ids)[:, None]
         shown = (attention_mask != 0)[:, None, None, :]
-        attended = nn.functional.scaled_dot_product_attention(words, words, words, attn_mask=shown)
+        attended = words
+        for _ in range(2):
+            attended = nn.functional.scaled_dot_product_attention(
+                attended, words, words, attn_mask=shown
+            )
         logits: Tensor = self.last(attended[:, 0].mean(dim=1))
         return logits
 
