@@ -141,6 +141,11 @@ def export_version(
     if repository is not None:
         check_is_no_companion(repository, version.name)
         check_precision_is_the_same(repository, version, options.precision)
+    if version.program_sha256 is None:
+        progress(
+            f"Warning: {version.uri} was registered without a digest of its weights; nothing says "
+            "that they are the ones that were trained. Versions that are registered now have one"
+        )
     triton = _triton_options(version, options)
     decision = version.decision()
     splits = {name: version.evaluation(name) for name in SPLITS}
@@ -315,7 +320,7 @@ def _converted(
     # torch is slow to load, and not needed where a body is taken over
     from thresher_export.convert import convert, load_program, reference_precision, strip_sigmoid
 
-    path = version.model_folder() / "data" / "model.pt2"
+    path = version.program_file()
     program = load_program(path)
     if options.has_sigmoid:
         strip_sigmoid(program)

@@ -53,10 +53,22 @@ def published_body(
         if number == version.version:
             continue
         with contextlib.suppress(ParityError):
-            certificate = Certificate.load(repository.model_file(version.name, number).parent)
-            if (certificate.source, certificate.precision) == (version.source, precision):
+            folder = repository.model_file(version.name, number).parent
+            certificate = Certificate.load(folder)
+            weights = version.program_sha256 or certificate.weights_sha256
+            known = (certificate.source, certificate.precision, certificate.weights_sha256)
+            if known == (version.source, precision, weights) and _is_as_proven(certificate, folder):
                 return certificate
     return None
+
+
+def _is_as_proven(certificate: Certificate, folder: Path) -> bool:
+    """Whether the model's files are those of its certificate."""
+    files = {name: at for name, at in certificate.files.items() if name.startswith(MODEL_FILE)}
+    return all(
+        (folder / name).is_file() and file_digest(folder / name) == digest
+        for name, digest in files.items()
+    )
 
 
 def known_digests(

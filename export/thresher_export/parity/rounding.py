@@ -170,7 +170,7 @@ def _in_float64(engine: TorchEngine, batch: Inputs, *, seed: int | None) -> npt.
         is_exact = (value == value.round()) & (value.abs() <= _EXACT)
         return torch.where(is_exact, value, value * off)
 
-    class InFloat64(TorchDispatchMode):
+    class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -182,6 +182,6 @@ def _in_float64(engine: TorchEngine, batch: Inputs, *, seed: int | None) -> npt.
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the switch of oneDNN speaks of Intel's GPUs
         # oneDNN has kernels of its own for recurrent layers, and none for float64
-        with torch.backends.mkldnn.flags(enabled=False), InFloat64():
+        with torch.backends.mkldnn.flags(enabled=False), InFloat64():  # type: ignore[no-untyped-call]
             logits: npt.NDArray[np.float64] = engine(batch).double().numpy()
     return logits
