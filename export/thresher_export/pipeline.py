@@ -153,7 +153,7 @@ def export_version(
     # once a model takes texts, each of its versions does: they are rolled out together
     takes_texts = repository is not None and bool(repository.companions(version.name))
     texts = text_service(version, splits[SPLITS[0]]) if triton.text or takes_texts else None
-    reusable = published_body(repository, version, options.precision) if repository else None
+    reusable = published_body(repository, version, options.precision, progress)
     with _staging(repository, version.name) as staged:
         if reusable is None:
             progress(f"Converting {version.uri} to ONNX, {options.precision}")

@@ -11,7 +11,7 @@ from thresher import Decision
 from thresher.errors import ParityError
 from thresher.registry import DECISION_FILE, ModelVersion, connect, register_decision, resolve
 from thresher.repository import ModelRepository
-from thresher_export import ExportOptions, export_version
+from thresher_export import export_version
 from thresher_export.parity import ParityReport
 
 DIGEST = "thresher.model_sha256"
@@ -91,18 +91,3 @@ def test_new_thresholds_run_each_row_once_and_their_head_as_always(
     ]
     assert heads[0] == heads[1]
     assert any("proven in all of them, byte for byte" in note for note in second.report.notes)
-
-
-def test_a_published_body_of_other_bytes_is_not_taken_over(
-    log_version: LogVersion, store: Path
-) -> None:
-    version = log_version()
-    repository = ModelRepository(store / "models")
-    folder = export_version(version.uri, repository=repository).folder
-    assert folder is not None
-    model = folder / "model.onnx"
-    model.write_bytes(model.read_bytes() + b"\n\x00")
-    done = export_version(
-        retuned(version, store).uri, repository=repository, options=ExportOptions(serve=False)
-    )
-    assert done.reused is None
