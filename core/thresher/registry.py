@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thresher.certificate import file_digest
 from thresher.decision import Decision
-from thresher.errors import ConfigError, NotFoundError, unknown_name
+from thresher.errors import ConfigError, NotFoundError, ParityError, unknown_name
 from thresher.evaluation import EvaluationSplit
 from thresher.model_name import parse_version
 
@@ -42,6 +43,9 @@ chosen on."""
 
 _RECIPE_FILE = "recipe.toml"
 EVALUATION_FOLDER = "evaluation"
+
+_MODEL_DIGEST = "thresher.model_sha256"
+"""Tag of a version: the SHA-256 of its program's file when it was registered."""
 
 _EVALUATION_RUN = "thresher.evaluation_run"
 """Tag of a version that shares another's weights: the run that holds the evaluation rows."""
@@ -81,6 +85,36 @@ class ModelVersion:
     def model_folder(self) -> Path:
         """Return a local folder that holds the MLflow model (``MLmodel``, ``data/model.pt2``)."""
         return self._download(artifact_uri=self.uri)
+
+    def program_file(self) -> Path:
+        """Return a local copy of the logged program (``pt2``), the one that was registered.
+
+        Raises:
+            NotFoundError: If it cannot be read.
+            ParityError: If its bytes are others than when the version was registered.
+        """
+        path = self.model_folder() / "data" / "model.pt2"
+        expected = self.tags.get(_MODEL_DIGEST)
+        if expected is not None and path.is_file() and file_digest(path) != expected:
+            raise ParityError(
+                f"{self.uri}: the program in MLflow ({path}) has other bytes than the one that "
+                f"was registered (SHA-256 {expected[:12]}...). Somebody has changed it since; "
+                "train again, or register what it is meant to be as a new version"
+            )
+        return path
+
+    def check_program(self) -> None:
+        """Raise ParityError where the program has other bytes than when it was registered.
+
+        A version that was registered before there was a digest is not downloaded.
+        """
+        if self.program_sha256 is not None:
+            self.program_file()
+
+    @property
+    def program_sha256(self) -> str | None:
+        """The digest of its program as registered, None of a version from before there was one."""
+        return self.tags.get(_MODEL_DIGEST)
 
     def artifact(self, path: str) -> Path:
         """Return a local copy of one artifact of the version's run.
@@ -195,7 +229,9 @@ def register(*, model_uri: str, name: str, alias: str, tags: Mapping[str, str]) 
         tags: Tags of the version.
     """
     mlflow = connect()
-    created = mlflow.register_model(model_uri, name, tags=dict(tags))
+    program = Path(mlflow.artifacts.download_artifacts(model_uri)) / "data" / "model.pt2"
+    bound = {_MODEL_DIGEST: file_digest(program)} if program.is_file() else {}
+    created = mlflow.register_model(model_uri, name, tags={**tags, **bound})
     mlflow.MlflowClient().set_registered_model_alias(name, alias, created.version)
     return resolve(f"models:/{name}/{created.version}")
 
@@ -212,9 +248,11 @@ def register_decision(
         tags: Tags of the version.
     """
     client = connect().MlflowClient()
-    rows = version.tags.get(_EVALUATION_RUN, version.run_id)
+    shared = {_EVALUATION_RUN: version.tags.get(_EVALUATION_RUN, version.run_id)}
+    if version.program_sha256 is not None:
+        shared[_MODEL_DIGEST] = version.program_sha256
     created = client.create_model_version(
-        version.name, version.source, run_id=run_id, tags={**tags, _EVALUATION_RUN: rows}
+        version.name, version.source, run_id=run_id, tags={**tags, **shared}
     )
     client.set_registered_model_alias(version.name, alias, created.version)
     return resolve(f"models:/{version.name}/{created.version}")

@@ -54,7 +54,7 @@ def converted(
     """
     from thresher_export.convert import convert, load_program, reference_precision, strip_sigmoid
 
-    path = version.model_folder() / "data" / "model.pt2"
+    path = version.program_file()
     program = load_program(path)
     if has_sigmoid:
         strip_sigmoid(program)

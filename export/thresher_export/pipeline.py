@@ -15,9 +15,10 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnx_ir as ir
 
 from thresher.artifacts.input_spec import InputSpec
 from thresher.certificate import CERTIFICATE_FILE, Certificate
@@ -58,6 +59,9 @@ from thresher_export.triton_options import SECTION, TritonOptions, laid_over
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable, triton_release
 from thresher_export.tuned_rows import check_tuned_rows
 from thresher_export.warmup import add_warmup
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["ExportOptions", "Exported", "export_version"]
 
@@ -140,6 +144,11 @@ def export_version(
     if repository is not None:
         check_is_no_companion(repository, version.name)
         check_precision_is_the_same(repository, version, options.precision)
+    if version.program_sha256 is None:
+        progress(
+            f"Warning: {version.uri} was registered without a digest of its weights; nothing says "
+            "that they are the ones that were trained. Versions that are registered now have one"
+        )
     triton = _triton_options(version, options)
     decision = version.decision()
     splits = {name: version.evaluation(name) for name in SPLITS}
@@ -147,26 +156,11 @@ def export_version(
     # once a model takes texts, each of its versions does: they are rolled out together
     takes_texts = repository is not None and bool(repository.companions(version.name))
     texts = text_service(version, splits[SPLITS[0]]) if triton.text or takes_texts else None
-    reusable = published_body(repository, version, options.precision) if repository else None
+    reusable = published_body(repository, version, options.precision, progress)
     with _staging(repository, version.name) as staged:
-        if reusable is None:
-            progress(f"Converting {version.uri} to ONNX, {options.precision}")
-            if options.has_sigmoid:
-                progress("Taking off the sigmoid that the network ends in")
-            program, body, weights_sha256 = converted(
-                version,
-                splits[SPLITS[0]],
-                precision=options.precision,
-                target_triton=options.target_triton,
-                has_sigmoid=options.has_sigmoid,
-            )
-            model = append_decision_head(body, decision)
-        else:
-            progress(f"Taking over the body of {version.name}/{reusable.version}")
-            assert repository is not None
-            published = load_model(repository.model_file(version.name, reusable.version))
-            program, weights_sha256 = None, reusable.weights_sha256
-            model = replace_decision_head(published, decision)
+        program, model, weights_sha256 = _model(
+            version, decision, splits[SPLITS[0]], reusable, repository, options, progress
+        )
         check_loadable(model, options.target_triton)
         known = known_digests(repository, reusable)
         files = save_model(model, staged / MODEL_FILE)
@@ -236,6 +230,34 @@ def export_version(
         reused=reusable.version if reusable else None,
         text_name=texts.name if texts and repository is not None else None,
     )
+
+
+def _model(
+    version: ModelVersion,
+    decision: Decision,
+    validation: EvaluationSplit,
+    reusable: Certificate | None,
+    repository: ModelRepository | None,
+    options: ExportOptions,
+    progress: Callable[[str], None],
+) -> tuple[ExportedProgram | None, ir.Model, str]:
+    """Return torch's program where one was converted, the model, and its weights' digest."""
+    if reusable is not None:
+        assert repository is not None
+        progress(f"Taking over the body of {version.name}/{reusable.version}")
+        published = load_model(repository.model_file(version.name, reusable.version))
+        return None, replace_decision_head(published, decision), reusable.weights_sha256
+    progress(f"Converting {version.uri} to ONNX, {options.precision}")
+    if options.has_sigmoid:
+        progress("Taking off the sigmoid that the network ends in")
+    program, body, weights_sha256 = converted(
+        version,
+        validation,
+        precision=options.precision,
+        target_triton=options.target_triton,
+        has_sigmoid=options.has_sigmoid,
+    )
+    return program, append_decision_head(body, decision), weights_sha256
 
 
 def _publish(

@@ -136,11 +136,13 @@ def tune_version(
         NotFoundError: If the version does not exist or lacks what training logs.
         DataError: If scores or targets are not what tuning needs.
         ConfigError: If an objective or a label is not known.
+        ParityError: If the version's program has other bytes than when it was registered.
     """
     # here, so that `read_scores` and the engine stay free of matplotlib and the browser page
     from thresher_training.tuning_report import write_tuning_report
 
     source = resolve(uri)
+    source.check_program()
     start, was = settings_of(source), source.decision()
     config = _overridden(start if config is None else config, overrides or {})
     changed, labels = changes(start, config), was.labels

@@ -273,7 +273,11 @@ def _triton(server: str | None, name: str, version: int) -> Any:
     def ask(inputs: Any) -> Outputs:
         with Client(address) as client:
             answer = client.predict(
-                name, inputs, version=version, outputs=("probabilities", "labels", "logits")
+                name,
+                inputs,
+                version=version,
+                outputs=("probabilities", "labels", "logits"),
+                allow_nonfinite=True,
             )
         return Outputs(
             probabilities_NL=answer.probabilities, labels_NL=answer.labels, logits_NL=answer.logits

@@ -261,6 +261,8 @@ def diff(first: str, second: str, split: str, as_json: bool) -> None:
     from thresher_training.difference import diff_versions
 
     a, b = resolve(first), resolve(second)
+    for version in (a, b):
+        version.check_program()
     found = diff_versions(a, b, split=split)
     if as_json:
         print_json(

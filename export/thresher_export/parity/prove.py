@@ -62,7 +62,7 @@ def prove_parity(
     Args:
         program: Torch's program (or a module in evaluation mode), the reference; None where the
             body is one that was proven already: the logits that training logged are the reference
-            then, and rows beyond the splits are left out.
+            then, each row is run once, and what has no say in a decision is left out.
         model: The ONNX model with its head, the very file that will be published.
         decision: Labels, calibration and thresholds as validated.
         splits: Rows by split name.
@@ -95,7 +95,7 @@ def prove_parity(
         compare_beyond_the_splits(comparisons, real)
     _compare_heads(comparisons, real)
     if layers is None:
-        layers = num_bytes(model) <= MAX_RELOADED_BYTES
+        layers = program is not None and num_bytes(model) <= MAX_RELOADED_BYTES
     return _report(comparisons, layers=layers, evidence=evidence, real=real)
 
 
@@ -132,7 +132,8 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
         )
     for provider, engine in comparisons.engines.items():
         got: dict[int, Outputs] = {}
-        for size in _batch_sizes(largest):
+        is_proven = comparisons.torch is None  # in batches of all sizes, with its certificate
+        for size in [largest] if is_proven else _batch_sizes(largest):
             rows = rows_alone if size == 1 else few if size < largest else slice(None)
             inputs = split.rows(rows)
             got[size] = engine.run(inputs, batch_size=size)
@@ -145,7 +146,7 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
                 provider=provider,
                 targets_NL=targets_NL[rows],
             )
-        if largest > 1:
+        if largest > 1 and not is_proven:
             comparisons.add(
                 f"{name}: {provider.name}, each row alone = in a batch",
                 lambda: (_rows(got[largest], rows_alone), got[1]),  # noqa: B023
@@ -220,6 +221,8 @@ def _report(
             program=None if comparisons.torch is None else comparisons.torch.program,
             tolerances=comparisons.tolerances,
         )
+    if comparisons.rounding is not None and comparisons.rounding.note is not None:
+        comparisons.notes.append(comparisons.rounding.note)
     report = ParityReport(
         checks=tuple(comparisons.checks),
         engines=tuple(provider.name for provider in comparisons.engines),

@@ -31,13 +31,16 @@ class Check:
     """Which rows: ``split`` (real ones), ``made up`` or ``head`` (logits, probabilities)."""
     row_names: tuple[str, ...] = ()
     """What a made-up row is, row by row."""
+    advice: str = ""
+    """What to do where it fails."""
 
     def problems(self) -> list[str]:
         """Return what is wrong, a sentence each, with the comparison's name in front."""
         few = self.row_names if len(self.row_names) <= _FEW_ROWS else ()
         names = ", ".join(f"{row} {name}" for row, name in enumerate(few))
         legend = f" (rows: {names})" if names else ""
-        return [f"{self.name}: {text}{legend}" for text in self.agreement.problems()]
+        found = [f"{self.name}: {text}{legend}" for text in self.agreement.problems()]
+        return [*found, self.advice] if found and self.advice else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
