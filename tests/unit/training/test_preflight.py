@@ -153,10 +153,10 @@ def test_inputs_come_in_forwards_order():
         (Starred(), r"forward takes \(\*inputs\)"),
         (Extra(), r"forward takes \(left, right, mask\)"),
         (mlp(num_labels=2, num_features=5), r"forward takes \(features: .*Tensor"),
-        (FixedBatch(), "FixedBatch cannot be exported, which serving needs"),
+        (FixedBatch(), "cannot be exported with a dynamic batch axis"),
         (
             Branching(),
-            r'decides by the values in a tensor at .*line \d+: "return logits if bool.*torch\.where',
+            r'decides by the values in .*line \d+: "return logits if bool.*torch\.where',
         ),
         (
             Apart(),
