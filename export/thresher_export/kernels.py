@@ -34,13 +34,11 @@ _EXACT_WHEN_WIDER = {
     *("Einsum", "Equal", "Expand", "Gather", "GatherElements", "Greater", "GreaterOrEqual"),
     *("Less", "LessOrEqual", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "OneHot"),
     *("Pad", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu"),
-    *("ScatterElements", "ScatterND", "Sign", "Sub", "Sum", "Tile", "TopK", "Trilu", "Unique"),
-    *("Where"),
+    *("ScatterElements", "ScatterND", "Sign", "Sub", "Sum", "Tile", "TopK", "Trilu"),
+    *("Unique", "Where"),
 }
 # Div, comparisons and what picks a value would see a uint64 above 2^63 as negative
-_EXACT_MODULO = {
-    *("Add", "CumSum", "Einsum", "MatMul", "Mul", "Neg", "Sub", "Sum", "Where"),
-}
+_EXACT_MODULO = {"Add", "CumSum", "Einsum", "MatMul", "Mul", "Neg", "Sub", "Sum", "Where"}
 _WIDER = {
     "bool": ("int32", "int64"),
     "int8": ("int32", "int64"),
