@@ -23,6 +23,8 @@ from thresher.errors import ConversionError, NotFoundError
 from thresher_export.archive import check_archive, is_plain_guard
 from thresher_export.attention import zero_unattended
 from thresher_export.axes import name_axes
+from thresher_export.kernels import check_kernels, widen_integers
+from thresher_export.shifts import shifts
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable
 from thresher_export.widen import widen
 
@@ -82,7 +84,9 @@ def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARG
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            onnx_program = torch.onnx.export(program, (), dynamo=True, verbose=False)
+            onnx_program = torch.onnx.export(
+                *(program, ()), dynamo=True, verbose=False, custom_translation_table=shifts()
+            )
     except torch.onnx.OnnxExporterError as error:
         raise ConversionError(_no_translation(program, error)) from None
     finally:
@@ -90,12 +94,14 @@ def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARG
     assert onnx_program is not None  # only without dynamo
     model = onnx_program.model
     zero_unattended(model)
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces: source paths of the training machine
     _name_output(model)
     name_axes(model)
     widen(model)
+    widen_integers(model)
     check_loadable(model, target)
+    check_kernels(model, target)
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: source paths of the training machine
     return model
 
 

@@ -37,7 +37,7 @@ from thresher_training.loop import (
     team_of_processes,
 )
 from thresher_training.metrics import figures
-from thresher_training.preflight import check_network
+from thresher_training.preflight import check_conversion, try_network
 from thresher_training.prepare import Loss, Prepared, check_names, load_data, prepare
 from thresher_training.progress import warn
 from thresher_training.recipe import Recipe
@@ -54,6 +54,7 @@ from thresher_training.tracking import (
     patiently,
     tracked_run,
 )
+from thresher_training.trial_rows import largest_ids
 
 __all__ = ["TrainedModel", "train"]
 
@@ -190,8 +191,18 @@ class _Training:
         recipe, data, team = self.prepared.recipe, self.prepared.data, self.fitting.team
         is_trained = recipe.optimization.epochs > 0
         for network in dict.fromkeys((self.prepared.network, self.network)):
-            free_axes = check_network(
-                network, data.splits["train"], trim_by=data.trim_by, is_trained=is_trained
+            trial = try_network(
+                *(network, data.splits["train"]),
+                trim_by=data.trim_by,
+                is_trained=is_trained,
+                largest=largest_ids(data),
+            )
+        free_axes = trial.free_axes
+        missing = team.on_main(lambda: check_conversion(trial))
+        if missing and team.is_main:
+            warn(
+                f"{recipe.name}: whether it can be exported to ONNX was not tried: {missing} is "
+                "not installed (pip install 'thresher[export]')"
             )
         if not self.is_resumed:
             team.on_main(self._examine)
