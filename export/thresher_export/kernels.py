@@ -94,8 +94,8 @@ def check_kernels(model: ir.Model, target: str) -> None:
 
 def _has_kernel(node: ir.Node, model: ir.Model, release: TritonRelease) -> bool:
     schema = _schema(node, model)
-    if schema is None:
-        return True  # of another domain, or newer than the onnx that is installed
+    if schema is None or node.op_type == "Constant":
+        return True  # of another domain, newer than the onnx that is installed, or made a weight
     types = _types(node, model)
     if any("" in of for of in types.values()):
         return True

@@ -20,7 +20,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 def largest_ids(data: DataSet) -> dict[str, int]:
     """Return by input the largest id that a tokenizer, or the hashing of n-grams, can give."""
-    rows = data.row_inputs
+    rows = data.input_spec
     if rows is None:
         return {}
     if rows.ngrams is not None:
