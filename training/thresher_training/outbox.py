@@ -23,10 +23,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from thresher.registry import connect
 
@@ -72,6 +73,8 @@ class Outbox:
         self._lock.acquire(timeout=0)
         (self.folder / _STORE_FILE).write_text(_store_digest(), encoding="utf-8")
         left = sorted(self.folder.glob("*.json"))
+        self.found_any = bool(left)
+        """Whether an earlier process had left something."""
         self._epochs: set[int] | None = None if resumed or left else set()
         self._waiting = deque(left)
         self._number = max((int(p.name[:6]) for p in self.folder.glob("0*")), default=0)
@@ -137,9 +140,11 @@ class Outbox:
             self._changed.notify_all()
         self._stop.set()
         self._thread.join(timeout=5 if arrived else 0.2)
-        self._lock.release()
         if arrived:
+            # before the lock is free: else another process could take the folder for one that was
+            # left, or a resumed run would lose what it is about to log
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
         return arrived
 
     def _put(self, entry: Mapping[str, Any]) -> None:
@@ -233,19 +238,19 @@ def send_left(folder: Path) -> dict[str, bool]:
         folder: `UNSENT_FOLDER` of the working folder.
 
     Returns:
-        For each run's id whether everything has arrived.
+        For the id of each run that had something left, whether everything has arrived.
     """
     found = {}
     for run_folder in sorted(path for path in folder.glob("*") if path.is_dir()):
-        store = run_folder / _STORE_FILE
-        if not store.is_file() or store.read_text(encoding="utf-8") != _store_digest():
-            continue
-        try:
+        # another process may be at it, or end its run and delete the folder at any moment
+        with suppress(OSError):
+            if (run_folder / _STORE_FILE).read_text(encoding="utf-8") != _store_digest():
+                continue
             outbox = Outbox(run_folder.name, run_folder, resumed=True)
-        except Timeout:
-            continue
-        outbox.settle()
-        found[run_folder.name] = outbox.close(0)
+            outbox.settle()
+            arrived = outbox.close(0)
+            if outbox.found_any:
+                found[run_folder.name] = arrived
     return found
 
 

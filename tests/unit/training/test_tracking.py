@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,49 @@ def test_what_a_process_left_is_sent_in_order_and_another_stores_is_left_alone(s
     assert steps(run_id, "a") == [1, 2]
     assert not folder.exists()
     assert other.exists()
+
+
+def test_a_run_that_ends_as_usual_has_left_nothing(store, monkeypatch):
+    """Another process looks at its folder just before, and just after, it is done."""
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    folder = UNSENT_FOLDER / run_id
+    outbox = Outbox(run_id, folder)
+    outbox.put_metrics({"a": 1.0})
+    seen = []
+    rmtree = shutil.rmtree
+
+    def look(path, **options):
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        seen.append(send_left(UNSENT_FOLDER))  # all has arrived, the folder is still there
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    assert outbox.close(10)
+    assert seen == [{}]
+    assert not folder.exists()
+
+
+def test_an_empty_folder_of_a_killed_process_is_removed_without_a_word(store):
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    folder = UNSENT_FOLDER / run_id
+    outbox = Outbox(run_id, folder)
+    digest = (folder / "store").read_text()
+    outbox.close(10)
+    folder.mkdir()
+    (folder / "store").write_text(digest)
+    assert send_left(UNSENT_FOLDER) == {}
+    assert not folder.exists()
+
+
+def test_a_folder_that_goes_away_meanwhile_is_no_fault(store, monkeypatch):
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    outbox = Outbox(run_id, UNSENT_FOLDER / run_id)
+    listed = list(UNSENT_FOLDER.iterdir())
+    outbox.close(10)
+    monkeypatch.setattr(type(UNSENT_FOLDER), "glob", lambda *_: iter(listed))
+    monkeypatch.setattr(type(UNSENT_FOLDER), "is_dir", lambda _: True)
+    assert send_left(UNSENT_FOLDER) == {}
+    assert not (UNSENT_FOLDER / run_id).exists()
 
 
 def test_a_report_is_there_when_logging_it_returns(store, tmp_path):

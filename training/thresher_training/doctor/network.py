@@ -175,12 +175,7 @@ def _first_layer(case: Case) -> tuple[str, Tensor] | None:
             watch(name, module)
     try:
         with torch.no_grad(), unchanged_buffers(case.network), seeded(0):
-            # in evaluation mode a batch-norm would take its first running figures, mean 0 and
-            # variance 1, and change nothing; it needs two rows
-            case.network.train(len(case.targets_NL) > 1)
-            for module in case.network.modules():
-                if "Dropout" in type(module).__name__:
-                    module.eval()
+            _train_without_dropout(case)
             case.network(**case.inputs)
     finally:
         for handle in handles:
@@ -192,6 +187,15 @@ def _first_layer(case: Case) -> tuple[str, Tensor] | None:
     if not ("Linear" in kind or "Conv" in kind) or not values.is_floating_point():
         return None
     return (f"{name} ({kind})", values) if values.dim() > 1 else None
+
+
+def _train_without_dropout(case: Case) -> None:
+    # in evaluation mode a batch-norm would take its first running figures, mean 0 and variance 1,
+    # and change nothing; it needs two rows
+    case.network.train(len(case.targets_NL) > 1)
+    for module in case.network.modules():
+        if "Dropout" in type(module).__name__:
+            module.eval()
 
 
 def check_evaluation(case: Case) -> Iterator[Finding]:
