@@ -8,8 +8,6 @@ A version carries the logits model (``pt2``, in its MLflow model), and in the ar
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from typing import Any
 from thresher.decision import Decision
 from thresher.errors import NotFoundError, unknown_name
 from thresher.evaluation import EvaluationSplit
+from thresher.mlflow_store import connect, open_store
 
 __all__ = [
     "DECISION_FILE",
@@ -36,20 +35,6 @@ _EVALUATION_RUN = "thresher.evaluation_run"
 """Tag of a version that shares another's weights: the run that holds the evaluation rows."""
 
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
-
-
-def connect() -> Any:
-    """Return the ``mlflow`` module, quiet: no usage telemetry, no bars, no chatter."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # a bar for each file that is fetched; `thresher export` tells its steps itself
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # the address of a run on a server, in the midst of what --json prints
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import mlflow
-
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +101,7 @@ def resolve(uri: str) -> ModelVersion:
 
     Raises:
         NotFoundError: If the URI has another form, or names nothing; says what there is.
+        StoreError: If MLflow's store cannot be opened.
     """
     match = _URI.fullmatch(uri)
     if not match:
@@ -123,7 +109,7 @@ def resolve(uri: str) -> ModelVersion:
             f'"{uri}" is no model URI; expected models:/NAME/VERSION or models:/NAME@ALIAS, '
             "such as models:/digits@candidate"
         )
-    mlflow = connect()
+    mlflow = open_store()
     client = mlflow.MlflowClient()
     name, version, alias = match["name"], match["version"], match["alias"]
     try:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 import shutil
 import threading
 import time
@@ -29,9 +28,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from thresher.registry import connect
+from thresher.mlflow_store import cannot_mend_itself, connect, explain_failure, shown_store
 
-__all__ = ["EPOCH_METRIC", "UNSENT_FOLDER", "Outbox", "send_left", "shown_store"]
+__all__ = ["EPOCH_METRIC", "UNSENT_FOLDER", "Outbox", "send_left"]
 
 UNSENT_FOLDER = Path(".thresher") / "unsent"
 
@@ -44,11 +43,6 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
 
 _logger = logging.getLogger("thresher.mlflow")
-
-
-def shown_store() -> str:
-    """Return where MLflow's store is, without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//", str(connect().get_tracking_uri()))
 
 
 class Outbox:
@@ -86,9 +80,13 @@ class Outbox:
         self._thread.start()
 
     @property
-    def failure(self) -> Exception | None:
-        """What MLflow last failed with, if nothing has arrived since."""
-        return self._failure
+    def failure(self) -> str:
+        """What MLflow last failed with, in one line, if nothing has arrived since; else empty."""
+        return "" if self._failure is None else _reason(self._failure)
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return self._failure is not None and cannot_mend_itself(self._failure)
 
     @property
     def num_waiting(self) -> int:
@@ -122,9 +120,13 @@ class Outbox:
         self._put({"status": status, "failure": failure, "time_ms": _now_ms()})
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything has arrived; return whether it has."""
+        """Wait until everything has arrived; return whether it has.
+
+        A store that is damaged, full or not writable is not waited for.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            self._changed.wait_for(lambda: not self._waiting or self._is_hopeless, timeout_s)
+            return not self._waiting
 
     def settle(self) -> bool:
         """Wait until everything has arrived or MLflow fails once; return whether it has."""
@@ -189,9 +191,9 @@ class Outbox:
             self._changed.notify_all()
         if is_new:
             _logger.warning(
-                "MLflow at %s does not take what is logged (%s); training goes on, and it is "
-                "tried again. Until then it is kept in %s",
-                *(shown_store(), str(error)[:300], UNSENT_FOLDER / self.run_id),
+                "%s. MLflow does not take what is logged; training goes on, and it is tried again. "
+                "Until then it is kept in %s",
+                *(_reason(error), UNSENT_FOLDER / self.run_id),
             )
 
     def _send(self, path: Path) -> None:
@@ -257,6 +259,10 @@ def send_left(folder: Path) -> dict[str, bool]:
 def _store_digest() -> str:
     """Return what tells stores apart; their addresses may hold a password."""
     return hashlib.sha256(str(connect().get_tracking_uri()).encode()).hexdigest()[:16]
+
+
+def _reason(error: Exception) -> str:
+    return (explain_failure(error) or f"MLflow at {shown_store()}: {error}")[:500]
 
 
 def _now_ms() -> int:

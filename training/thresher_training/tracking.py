@@ -13,11 +13,12 @@ from torch import nn
 
 from thresher.config import to_mapping, to_toml
 from thresher.errors import TrainingError
-from thresher.registry import ModelVersion, connect
+from thresher.mlflow_store import connect, shown_store
+from thresher.registry import ModelVersion
 from thresher_training.data import DataSet, Split
 from thresher_training.environment import describe_environment
 from thresher_training.loop import EpochMetrics
-from thresher_training.outbox import UNSENT_FOLDER, shown_store
+from thresher_training.outbox import UNSENT_FOLDER
 from thresher_training.preflight import NUM_TRIAL_ROWS, export_without_noise
 from thresher_training.recipe import Recipe
 from thresher_training.statistics import describe, write_statistics
@@ -115,8 +116,8 @@ def log_report(folder: Path) -> None:
     outbox.put_artifacts(folder)
     if not outbox.flush(timeout_s):
         raise TrainingError(
-            f"MLflow at {shown_store()} did not take the run's artifacts within {timeout_s:g} s "
-            f"({outbox.failure or 'no answer'}); they are kept in "
+            f"{outbox.failure or f'MLflow at {shown_store()} gives no answer'}. It did not take "
+            f"the run's artifacts, tried for up to {timeout_s:g} s; they are kept in "
             f"{UNSENT_FOLDER / outbox.run_id}, and the next `thresher train` here sends them"
         )
 

@@ -23,6 +23,7 @@ from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
 from thresher.cli.tune_serving import tune_serving
 from thresher.errors import MissingExtraError, ThresherError
+from thresher.mlflow_store import explain_failure
 
 __all__ = ["main"]
 
@@ -67,6 +68,11 @@ class _Commands(click.Group):
             if missing is None:
                 raise
             raise click.ClickException(str(missing)) from None
+        except Exception as error:
+            said = explain_failure(error)
+            if said is None:
+                raise
+            raise click.ClickException(said) from None
 
 
 def _missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraError | None:

@@ -84,9 +84,9 @@ def ui(host: str, port: int) -> None:
     import os
     import sys
 
-    from thresher.registry import connect
+    from thresher.mlflow_store import open_store
 
-    store = connect().get_tracking_uri()
+    store = open_store().get_tracking_uri()
     if store.startswith("http"):
         say(f"MLflow's UI is where the store is: {store}")
         return
