@@ -18,7 +18,14 @@ from filelock import FileLock
 
 from thresher.errors import StoreError
 
-__all__ = ["cannot_mend_itself", "connect", "explain_failure", "open_store", "shown_store"]
+__all__ = [
+    "cannot_mend_itself",
+    "connect",
+    "explain_failure",
+    "metric_name",
+    "open_store",
+    "shown_store",
+]
 
 _SQL = ("sqlite", "postgresql", "mysql", "mssql")
 _WAIT_S = 300.0
@@ -46,6 +53,9 @@ _FAULTS = {
     r"can't locate revision|out-of-date database schema": _OTHER_VERSION,
 }
 """What databases and systems say, and what it means: waiting mends none of these."""
+
+_LONGEST_NAME = 200
+"""Characters of a label in a name; MLflow takes 250 in all."""
 
 _opened: set[tuple[str, Path]] = set()
 
@@ -106,6 +116,21 @@ def open_store() -> Any:
             raise StoreError(said) from error
         _opened.add(place)
     return mlflow
+
+
+def metric_name(folder: str, label: str) -> str:
+    """Return a name that MLflow takes, and that no other label has.
+
+    Example:
+        >>> metric_name("rate", "rain")
+        'rate/rain'
+        >>> metric_name("rate", "r&b"), metric_name("rate", "r@b")
+        ('rate/r_b 34fdfbd2', 'rate/r_b 8644e26d')
+    """
+    cleaned = re.sub(r"[^\w. :/-]|^[./]|/(?=[./]|$)", "_", label)[:_LONGEST_NAME]
+    if cleaned != label:
+        cleaned += f" {hashlib.sha256(label.encode(errors='replace')).hexdigest()[:8]}"
+    return f"{folder}/{cleaned}"
 
 
 def explain_failure(error: BaseException) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +45,8 @@ ENVIRONMENT_FILE = "environment.json"
 DATA_FOLDER = "data"
 
 _MAX_PARAMETER = 6000  # characters, MLflow 3
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
+"""A key, such as a label's name, that can be part of a parameter's name; dots separate parts."""
 
 
 def log_recipe(recipe: Recipe, *, name: str | None = None) -> None:
@@ -76,9 +80,12 @@ def log_recipe(recipe: Recipe, *, name: str | None = None) -> None:
 
 
 def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values; a table of names that MLflow would refuse or mix up is JSON."""
     for key, value in mapping.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and all(map(_PLAIN_KEY.fullmatch, value)):
             yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
         else:
             yield f"{prefix}{key}", value
 

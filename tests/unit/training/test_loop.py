@@ -347,3 +347,17 @@ def test_prediction_is_in_evaluation_mode_and_leaves_the_mode():
     first, second = (predict_logits(network, VALIDATION.inputs) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert network.training
+
+
+def test_a_batch_norm_with_one_row_at_a_time_is_said_with_what_to_do():
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    network.forward = lambda features: nn.Sequential.forward(network, features)
+    with pytest.raises(TrainingError, match=r"batch-norm.*optimization.batch_size is 1"):
+        train(network=network, batch_size=1)
+
+
+@pytest.mark.parametrize("batch_size", [299, 23, 2])
+def test_a_last_batch_of_one_row_is_no_obstacle_to_a_batch_norm(batch_size):
+    network = mlp(num_labels=2, num_features=4, scaling="standard")
+    result, _ = train(network=network, epochs=1, batch_size=batch_size)
+    assert len(result.epochs) == 1
