@@ -171,6 +171,9 @@ def _experiment_id(mlflow: Any, name: str) -> str:
         raise TrainingError(
             f'the MLflow experiment "{name}" is deleted; restore it or give the recipe another name'
         )
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:  # made by another program, or by hand
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 

@@ -341,3 +341,12 @@ def test_metrics_of_labels_have_names_that_mlflow_takes(store):
     for at, name in enumerate(names.values()):
         mlflow.MlflowClient().log_metric(run_id, name, at)
     assert len(mlflow.get_run(run_id).data.metrics) == len(STRANGE)
+
+
+def test_an_experiment_is_shown_as_model_training_whoever_made_it(store):
+    mlflow.create_experiment("by hand")
+    for name in ("by hand", "new"):
+        with tracked_run(name):
+            pass
+        tags = mlflow.get_experiment_by_name(name).tags
+        assert tags["mlflow.experimentKind"] == "custom_model_development"
