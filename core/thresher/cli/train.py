@@ -90,7 +90,7 @@ def ui(host: str, port: int) -> None:
     if store.startswith("http"):
         say(f"MLflow's UI is where the store is: {store}")
         return
-    # MLflow 3.17 opens in its GenAI view unless the address, or the browser's memory, says otherwise
+    # MLflow 3.17 opens in its GenAI view unless the address or the browser's memory says otherwise
     page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
     say(f"MLflow on {page} ({store}); Ctrl-C ends it")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
