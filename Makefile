@@ -38,5 +38,5 @@ format: setup
 	$(bin)/ruff check --fix .
 
 clean: # what the tool wrote while it worked; not the environment
-	rm -rf .thresher mlflow.db mlruns mlartifacts examples scored .model_repository.staging
+	rm -rf .thresher mlflow.db .mlflow.db.lock mlruns mlartifacts examples scored .model_repository.staging
 	find model_repository -mindepth 1 ! -name README.md -delete

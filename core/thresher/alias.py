@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from thresher.errors import NotFoundError
-from thresher.registry import connect
+from thresher.mlflow_store import open_store
 
 __all__ = ["MlflowAlias"]
 
@@ -63,7 +63,7 @@ class MlflowAlias:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         try:
-            mlflow = connect()
+            mlflow = open_store()
         except ModuleNotFoundError:
             raise NotFoundError(f"{self}: MLflow is not installed here") from None
         try:

@@ -171,7 +171,7 @@ def _dump(mapping: Mapping[str, Any], prefix: str) -> str:
 
 def _key(key: str) -> str:
     bare = key.replace("_", "").replace("-", "")
-    return key if bare.isalnum() and bare.isascii() else json.dumps(key)
+    return key if bare.isalnum() and bare.isascii() else _text(key)
 
 
 def _value(value: Any) -> str:
@@ -181,4 +181,9 @@ def _value(value: Any) -> str:
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(value)  # TOML's strings, integers and booleans are JSON's
+    return _text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _text(value: str) -> str:
+    # TOML's strings are JSON's, but for surrogate pairs, and for DEL as it is
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -6,6 +6,7 @@
     │   └── NotANumberError    rows for which a model gives NaN
     ├── DecisionError          labels, thresholds, calibration
     ├── TrainingError          a network, a loss or a training run
+    ├── StoreError             MLflow's store: damaged, full, not writable, of another version
     ├── NotFoundError          a model, version, alias, run or file that does not exist
     ├── ConversionError        torch to ONNX, or an ONNX model that cannot be used
     ├── ParityError            two engines do not decide alike
@@ -36,6 +37,7 @@ __all__ = [
     "PublishError",
     "RuntimeUnavailableError",
     "ServerError",
+    "StoreError",
     "ThresherError",
     "TrainingError",
     "counted",
@@ -75,6 +77,10 @@ class DecisionError(ThresherError):
 
 class TrainingError(ThresherError):
     """A network, a loss or a training run cannot go on."""
+
+
+class StoreError(ThresherError):
+    """MLflow's store is damaged, full, cannot be written, or is another MLflow version's."""
 
 
 class NotFoundError(ThresherError):

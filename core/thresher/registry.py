@@ -8,8 +8,6 @@ A version carries the logits model (``pt2``, in its MLflow model), and in the ar
 
 from __future__ import annotations
 
-import logging
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from thresher.certificate import file_digest
 from thresher.decision import Decision
 from thresher.errors import ConfigError, NotFoundError, ParityError, unknown_name
 from thresher.evaluation import EvaluationSplit
+from thresher.mlflow_store import connect, open_store
 from thresher.model_name import parse_version
 
 __all__ = [
@@ -49,20 +48,6 @@ _MODEL_DIGEST = "thresher.model_sha256"
 
 _EVALUATION_RUN = "thresher.evaluation_run"
 """Tag of a version that shares another's weights: the run that holds the evaluation rows."""
-
-
-def connect() -> Any:
-    """Return the ``mlflow`` module, quiet: no usage telemetry, no bars, no chatter."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # a bar for each file that is fetched; `thresher export` tells its steps itself
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # the address of a run on a server, in the midst of what --json prints
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import mlflow
-
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +166,11 @@ def resolve(uri: str) -> ModelVersion:
 
     Raises:
         NotFoundError: If the text has another form, or names nothing; says what there is.
+        StoreError: If MLflow's store cannot be opened.
     """
     asked = parse_version(uri)
     name, version, alias = asked.name, asked.version, asked.alias
-    mlflow = connect()
+    mlflow = open_store()
     client = mlflow.MlflowClient()
     try:
         if alias is not None:

@@ -16,7 +16,7 @@ from thresher.evaluation import EvaluationSplit
 from thresher_training.comparison_report import write_comparison
 from thresher_training.data import DataSet
 from thresher_training.decisions import tune_decision
-from thresher_training.loop import EpochMetrics, fit, predict_logits
+from thresher_training.loop import EpochMetrics, doubts, fit, predict_logits
 from thresher_training.loss_choice import parse_loss
 from thresher_training.metrics import figures, mean_average_precision
 from thresher_training.preflight import check_network
@@ -212,6 +212,8 @@ def _train(
                 on_epoch=on_epoch,
                 on_step=show.step,
             )
+        for doubt in doubts(fitted, recipe.optimization.best_by):
+            _logger.warning("%s, seed %d: %s", text, recipe.seed, doubt)
         found = _figures(recipe, data, prepared.network)
         log_figures({**found, "best_epoch": fitted.best_epoch})
         return found

@@ -22,10 +22,11 @@ from thresher_training.loop import (
     NonFiniteLossError,
     Stop,
     Team,
+    doubts,
     fit,
 )
 from thresher_training.prepare import Prepared
-from thresher_training.progress import show_progress
+from thresher_training.progress import show_progress, warn
 from thresher_training.tracking import log_epoch, log_report
 
 __all__ = ["Fitting"]
@@ -80,20 +81,30 @@ class Fitting:
             self._fit(fold, self._checkpoints(fold).load() if exist[fold] else None)
             for fold in self._folds
         ]
+        if self.team.is_main:
+            self._warn(results)
         return mean_of_folds(results) if len(results) > 1 else results[0]
+
+    def _warn(self, results: Sequence[FitResult]) -> None:
+        for fold, (member, result) in enumerate(zip(self.members, results, strict=True)):
+            for doubt in doubts(result, member.recipe.optimization.best_by):
+                warn(f"{member.recipe.name}{self._which(fold)}: warning: {doubt}")
+
+    def _which(self, fold: int) -> str:
+        """Return what tells a network from the others, where there are several."""
+        return f", network {fold + 1} of {len(self.members)}" if len(self.members) > 1 else ""
 
     def _fit(self, fold: int, checkpoint: dict[str, Any] | None) -> FitResult:
         member = self.members[fold]
         recipe, data = member.recipe, member.data
         num_before = fold * recipe.optimization.epochs
-        several = f", network {fold + 1} of {len(self.members)}" if len(self.members) > 1 else ""
 
         def log(epoch: EpochMetrics) -> None:
             log_epoch(replace(epoch, epoch=num_before + epoch.epoch))
 
         with ExitStack() as stack:
             if self.team.is_main:
-                name = f"{recipe.name}{several}"
+                name = f"{recipe.name}{self._which(fold)}"
                 show = stack.enter_context(show_progress(name, recipe.optimization.epochs))
                 for past in [] if checkpoint is None else checkpoint["place"]["history"]:
                     log(EpochMetrics(**past))  # those that the run has are left out

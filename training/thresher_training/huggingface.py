@@ -62,6 +62,7 @@ def sequence_classifier(
         raise ConfigError(
             f"{place} has {config.num_labels} labels, the data has {num_labels} labels"
         )
+    _check_padding(model, place)
     wanted = read_names(label_names)
     order = None if wanted is None else _order(config.id2label, wanted, place)
     if wanted is not None:
@@ -104,6 +105,24 @@ def encoder(
     if train_layers is not None:
         _freeze(model, train_layers)
     return _Encoder(model, num_labels, pooling=pooling, dropout=dropout)
+
+
+def _check_padding(model: Any, place: Path) -> None:
+    """Refuse a model that takes no second text for want of a padding token, as GPT-2 does."""
+    if getattr(model.config, "pad_token_id", None) is not None:
+        return
+    ids = torch.zeros((2, 2), dtype=torch.int64)
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except ValueError as error:
+        if "padding token" not in str(error):
+            raise
+        raise ConfigError(
+            f"{place}/config.json has no pad_token_id, without which {type(model).__name__} takes "
+            "one text at a time; set pad_token_id there to the id of the tokenizer's padding token "
+            f"(where it has none, eos_token_id will do: {model.config.eos_token_id})"
+        ) from None
 
 
 class _Classifier(nn.Module):

@@ -41,8 +41,8 @@ def import_callable(path: str, *, key: str, folders: Sequence[Path]) -> Callable
         found: Any = _import_module(module_name, key=key, folders=folders)
     for name in attribute.split("."):
         if not hasattr(found, name):
-            public = [n for n in dir(found) if not n.startswith("_")]
-            raise ConfigError(f"{key}: {module_name}: {unknown_name('attribute', name, public)}")
+            told = unknown_name("attribute", name, _meant_for(found, key))
+            raise ConfigError(f"{key}: {module_name}: {told}")
         found = getattr(found, name)
     if not callable(found):
         raise ConfigError(f"{key}: {path} is a {type(found).__name__}, expected a callable")
@@ -113,6 +113,23 @@ def _neighbours(name: str, folders: Sequence[Path]) -> list[str]:
         return []
     places = spec.submodule_search_locations if spec else None
     return [f"{package}.{m.name}" for m in pkgutil.iter_modules(places or [])]
+
+
+def _meant_for(module: object, key: str) -> list[str]:
+    """Return the names of a module that a recipe may mean: its own public callables.
+
+    What it imports is left out, and so are classes that are no networks or losses.
+    """
+    package = getattr(module, "__name__" if inspect.ismodule(module) else "__module__", "")
+    public = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+    found = []
+    for name in public:
+        value = getattr(module, name, None)
+        own = f"{getattr(value, '__module__', '')}.".startswith(f"{package}.")
+        is_network = inspect.isclass(value) and hasattr(value, "forward") and key != "data.source"
+        if own and (inspect.isfunction(value) or is_network):
+            found.append(name)
+    return found
 
 
 def _listed(folders: Sequence[Path]) -> str:

@@ -17,20 +17,20 @@ import hashlib
 import json
 import logging
 import math
-import re
 import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from thresher.registry import connect
+from thresher.mlflow_store import cannot_mend_itself, connect, explain_failure, shown_store
 
-__all__ = ["EPOCH_METRIC", "UNSENT_FOLDER", "Outbox", "send_left", "shown_store"]
+__all__ = ["EPOCH_METRIC", "UNSENT_FOLDER", "Outbox", "send_left"]
 
 UNSENT_FOLDER = Path(".thresher") / "unsent"
 
@@ -43,11 +43,6 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
 
 _logger = logging.getLogger("thresher.mlflow")
-
-
-def shown_store() -> str:
-    """Return where MLflow's store is, without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//", str(connect().get_tracking_uri()))
 
 
 class Outbox:
@@ -72,6 +67,8 @@ class Outbox:
         self._lock.acquire(timeout=0)
         (self.folder / _STORE_FILE).write_text(_store_digest(), encoding="utf-8")
         left = sorted(self.folder.glob("*.json"))
+        self.found_any = bool(left)
+        """Whether an earlier process had left something."""
         self._epochs: set[int] | None = None if resumed or left else set()
         self._waiting = deque(left)
         self._number = max((int(p.name[:6]) for p in self.folder.glob("0*")), default=0)
@@ -83,9 +80,13 @@ class Outbox:
         self._thread.start()
 
     @property
-    def failure(self) -> Exception | None:
-        """What MLflow last failed with, if nothing has arrived since."""
-        return self._failure
+    def failure(self) -> str:
+        """What MLflow last failed with, in one line, if nothing has arrived since; else empty."""
+        return "" if self._failure is None else _reason(self._failure)
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return self._failure is not None and cannot_mend_itself(self._failure)
 
     @property
     def num_waiting(self) -> int:
@@ -119,9 +120,13 @@ class Outbox:
         self._put({"status": status, "failure": failure, "time_ms": _now_ms()})
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything has arrived; return whether it has."""
+        """Wait until everything has arrived; return whether it has.
+
+        A store that is damaged, full or not writable is not waited for.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            self._changed.wait_for(lambda: not self._waiting or self._is_hopeless, timeout_s)
+            return not self._waiting
 
     def settle(self) -> bool:
         """Wait until everything has arrived or MLflow fails once; return whether it has."""
@@ -137,9 +142,11 @@ class Outbox:
             self._changed.notify_all()
         self._stop.set()
         self._thread.join(timeout=5 if arrived else 0.2)
-        self._lock.release()
         if arrived:
+            # before the lock is free: else another process could take the folder for one that was
+            # left, or a resumed run would lose what it is about to log
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
         return arrived
 
     def _put(self, entry: Mapping[str, Any]) -> None:
@@ -184,9 +191,9 @@ class Outbox:
             self._changed.notify_all()
         if is_new:
             _logger.warning(
-                "MLflow at %s does not take what is logged (%s); training goes on, and it is "
-                "tried again. Until then it is kept in %s",
-                *(shown_store(), str(error)[:300], UNSENT_FOLDER / self.run_id),
+                "%s. MLflow does not take what is logged; training goes on, and it is tried again. "
+                "Until then it is kept in %s",
+                *(_reason(error), UNSENT_FOLDER / self.run_id),
             )
 
     def _send(self, path: Path) -> None:
@@ -233,25 +240,29 @@ def send_left(folder: Path) -> dict[str, bool]:
         folder: `UNSENT_FOLDER` of the working folder.
 
     Returns:
-        For each run's id whether everything has arrived.
+        For the id of each run that had something left, whether everything has arrived.
     """
     found = {}
     for run_folder in sorted(path for path in folder.glob("*") if path.is_dir()):
-        store = run_folder / _STORE_FILE
-        if not store.is_file() or store.read_text(encoding="utf-8") != _store_digest():
-            continue
-        try:
+        # another process may be at it, or end its run and delete the folder at any moment
+        with suppress(OSError):
+            if (run_folder / _STORE_FILE).read_text(encoding="utf-8") != _store_digest():
+                continue
             outbox = Outbox(run_folder.name, run_folder, resumed=True)
-        except Timeout:
-            continue
-        outbox.settle()
-        found[run_folder.name] = outbox.close(0)
+            outbox.settle()
+            arrived = outbox.close(0)
+            if outbox.found_any:
+                found[run_folder.name] = arrived
     return found
 
 
 def _store_digest() -> str:
     """Return what tells stores apart; their addresses may hold a password."""
     return hashlib.sha256(str(connect().get_tracking_uri()).encode()).hexdigest()[:16]
+
+
+def _reason(error: Exception) -> str:
+    return (explain_failure(error) or f"MLflow at {shown_store()}: {error}")[:500]
 
 
 def _now_ms() -> int:

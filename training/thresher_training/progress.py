@@ -38,6 +38,7 @@ class Shown:
         return (
             f"{self._name}: epoch {epoch.epoch}/{self._num_epochs}  "
             f"loss {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f}, "
+            f"mAP {epoch.validation['mean_average_precision']:.4f}, "
             f"macro-F1 at 0.5 {epoch.validation['macro_f1']:.4f}, "
             f"{epoch.rows_per_s:,.0f} rows/s" + (f", {_duration(left_s)} left" if left else "")
         )

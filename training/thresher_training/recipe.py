@@ -164,11 +164,14 @@ class OptimizationConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; "auto" is the GPU where there is one."""
 
-    best_by: BestBy = "macro_f1"
-    """The validation metric that picks the epoch whose weights are kept; F1 is at 0.5."""
+    best_by: BestBy = "mean_average_precision"
+    """The validation metric that picks the epoch whose weights are kept; F1 is at 0.5, which rare
+    labels may never reach. The validation loss decides between epochs that are alike, and alone
+    where average precision is undefined, for want of positives."""
 
     early_stopping_patience: int | None = None
-    """Epochs without a better ``best_by`` after which training stops; never where left out."""
+    """Epochs without a better one, by ``best_by``, after which training stops; never where left
+    out."""
 
     checkpoint_minutes: float = 5.0
     """At most this long between two checkpoints; there is one after every epoch too."""

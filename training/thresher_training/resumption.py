@@ -7,7 +7,7 @@ from typing import Any
 
 from thresher.config import to_mapping
 from thresher.errors import ConfigError, DataError, NotFoundError, TrainingError
-from thresher.registry import connect
+from thresher.mlflow_store import connect, open_store
 from thresher_training.data import DataSet
 from thresher_training.recipe import Recipe
 
@@ -38,7 +38,7 @@ def check_run(run_id: str) -> None:
         NotFoundError: If there is no such run.
         ConfigError: If it is finished, or has registered a version.
     """
-    mlflow = connect()
+    mlflow = open_store()
     client = mlflow.MlflowClient()
     try:
         run = client.get_run(run_id)

@@ -21,8 +21,14 @@ from typing import Any, TypeVar
 from filelock import Timeout
 
 from thresher.errors import ConfigError, NotFoundError, ThresherError, TrainingError
-from thresher.registry import connect
-from thresher_training.outbox import UNSENT_FOLDER, Outbox, send_left, shown_store
+from thresher.mlflow_store import (
+    cannot_mend_itself,
+    connect,
+    explain_failure,
+    open_store,
+    shown_store,
+)
+from thresher_training.outbox import UNSENT_FOLDER, Outbox, send_left
 from thresher_training.system_metrics import system_metrics
 
 __all__ = ["current_outbox", "patiently", "tracked_run", "wait_s"]
@@ -61,11 +67,12 @@ def tracked_run(
     Raises:
         ConfigError: If another process is logging to the run that is to be resumed.
         NotFoundError: If there is no run of the id.
+        StoreError: If MLflow's store cannot be opened.
         TrainingError: If MLflow cannot do what it is asked to.
     """
-    mlflow = connect()
     with ExitStack() as stack:
         stack.enter_context(_environment(_HTTP_DEFAULTS))
+        mlflow = open_store()
         stack.enter_context(_termination_raises())
         try:
             if mlflow.active_run() is None:
@@ -75,7 +82,7 @@ def tracked_run(
             else:
                 outbox = _go_on(mlflow, resume)
         except mlflow.MlflowException as error:
-            raise TrainingError(f"MLflow at {shown_store()}: {error}") from error
+            raise TrainingError(explain_failure(error)) from error
         run_id = outbox.run_id
         token = _outbox.set(outbox)
         try:
@@ -83,8 +90,10 @@ def tracked_run(
                 yield run_id
         except BaseException as error:
             _end_badly(mlflow, outbox, error)
-            if isinstance(error, mlflow.MlflowException):
-                raise TrainingError(f"MLflow at {shown_store()}: {error}") from error
+            if isinstance(error, mlflow.MlflowException | OSError):
+                said = explain_failure(error)
+                if said is not None:
+                    raise TrainingError(said) from error
             raise
         else:
             _end(mlflow, outbox, "FINISHED", timeout_s=wait_s())
@@ -152,11 +161,19 @@ def _experiment_id(mlflow: Any, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         # MLflow's pages then show training, and not prompts and agents
-        return str(client.create_experiment(name, tags=_EXPERIMENT_TAGS))
+        try:
+            return str(client.create_experiment(name, tags=_EXPERIMENT_TAGS))
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another process was faster
     if experiment.lifecycle_stage != "active":
         raise TrainingError(
             f'the MLflow experiment "{name}" is deleted; restore it or give the recipe another name'
         )
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:  # made by another program, or by hand
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 
@@ -164,7 +181,7 @@ def _end_badly(mlflow: Any, outbox: Outbox, error: BaseException) -> None:
     """End the run as FAILED or KILLED; a store that is gone must not hide the first error."""
     interrupted = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
     failure = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
-    with suppress(ThresherError):
+    with suppress(ThresherError, OSError):
         _end(
             mlflow,
             outbox,
@@ -193,8 +210,8 @@ def _end(mlflow: Any, outbox: Outbox, status: str, *, timeout_s: float, failure:
         kept,
     )
     raise TrainingError(
-        f"MLflow at {shown_store()} did not take everything within {timeout_s:g} s "
-        f"({outbox.failure or 'no answer'}); what is missing is kept in {kept}. The next "
+        f"{outbox.failure or f'MLflow at {shown_store()} gives no answer'}. It did not take "
+        f"everything, tried for up to {timeout_s:g} s; what is missing is kept in {kept}. The next "
         f"`thresher train` in this folder sends it; {_WAIT_VARIABLE} says how long to wait"
     )
 
@@ -302,6 +319,8 @@ def patiently(call: Callable[[], _T]) -> _T:
 
 def _is_out_of_reach(mlflow: Any, error: Exception) -> bool:
     """Tell a store that cannot be reached from one that refuses, by what MLflow and S3 raise."""
+    if cannot_mend_itself(error):
+        return False
     if isinstance(error, mlflow.MlflowException):
         # MLflow's client gives a failed connection no code of its own
         return error.error_code in {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}

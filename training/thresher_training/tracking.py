@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +15,12 @@ from torch import nn
 
 from thresher.config import to_mapping, to_toml
 from thresher.errors import TrainingError
-from thresher.registry import ModelVersion, connect
+from thresher.mlflow_store import connect, shown_store
+from thresher.registry import ModelVersion
 from thresher_training.data import DataSet, Split
 from thresher_training.environment import describe_environment
 from thresher_training.loop import EpochMetrics
-from thresher_training.outbox import UNSENT_FOLDER, shown_store
+from thresher_training.outbox import UNSENT_FOLDER
 from thresher_training.preflight import NUM_TRIAL_ROWS, export_without_noise
 from thresher_training.recipe import Recipe
 from thresher_training.statistics import describe, write_statistics
@@ -42,6 +45,8 @@ ENVIRONMENT_FILE = "environment.json"
 DATA_FOLDER = "data"
 
 _MAX_PARAMETER = 6000  # characters, MLflow 3
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
+"""A key, such as a label's name, that can be part of a parameter's name; dots separate parts."""
 
 
 def log_recipe(recipe: Recipe, *, name: str | None = None) -> None:
@@ -75,9 +80,12 @@ def log_recipe(recipe: Recipe, *, name: str | None = None) -> None:
 
 
 def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values; a table of names that MLflow would refuse or mix up is JSON."""
     for key, value in mapping.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and all(map(_PLAIN_KEY.fullmatch, value)):
             yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
         else:
             yield f"{prefix}{key}", value
 
@@ -115,8 +123,8 @@ def log_report(folder: Path) -> None:
     outbox.put_artifacts(folder)
     if not outbox.flush(timeout_s):
         raise TrainingError(
-            f"MLflow at {shown_store()} did not take the run's artifacts within {timeout_s:g} s "
-            f"({outbox.failure or 'no answer'}); they are kept in "
+            f"{outbox.failure or f'MLflow at {shown_store()} gives no answer'}. It did not take "
+            f"the run's artifacts, tried for up to {timeout_s:g} s; they are kept in "
             f"{UNSENT_FOLDER / outbox.run_id}, and the next `thresher train` here sends them"
         )
 

@@ -27,6 +27,7 @@ from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
 from thresher.cli.tune_serving import tune_serving
 from thresher.errors import MissingExtraError, ThresherError
+from thresher.mlflow_store import explain_failure
 from thresher.terminal import printable
 
 __all__ = ["main"]
@@ -84,6 +85,11 @@ def _mendable(ctx: click.Context) -> Iterator[None]:
     except click.ClickException as error:
         error.message = printable(error.message)  # type: ignore[misc]  # Final in types alone
         raise
+    except Exception as error:
+        said = explain_failure(error)
+        if said is None:
+            raise
+        raise click.ClickException(printable(said)) from None
 
 
 def _missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -218,7 +217,7 @@ def _logged(
     if version is None:
         show(f"WARNING: nothing is logged to MLflow: {why}")
         return None
-    from thresher.registry import connect
+    from thresher.mlflow_store import connect
 
     show("Logging to MLflow")
     mlflow = connect()
@@ -261,6 +260,8 @@ def _log_run(
 
 def _metrics(drift: Drift) -> dict[str, float]:
     """Return figures of a window by name; of labels, those of the largest shift."""
+    from thresher.mlflow_store import metric_name
+
     window = drift.window
     told: dict[str, float] = {
         "drift/found": float(bool(drift.moved)),
@@ -271,6 +272,5 @@ def _metrics(drift: Drift) -> dict[str, float]:
     for kind in drift.num_tests:
         told[f"drift/{kind}_moved"] = float(sum(f.kind == kind for f in drift.moved))
     for finding in drift.of("rate")[:_MOST_METRICS]:
-        name = re.sub(r"[^\w./ :-]", "_", finding.name)
-        told[f"rate/{name}"] = finding.now
+        told[metric_name("rate", finding.name)] = finding.now
     return told

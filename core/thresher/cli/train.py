@@ -92,12 +92,14 @@ def ui(host: str, port: int) -> None:
     import os
     import sys
 
-    from thresher.registry import connect
+    from thresher.mlflow_store import open_store
 
-    store = connect().get_tracking_uri()
+    store = open_store().get_tracking_uri()
     if store.startswith("http"):
         say(f"MLflow's UI is where the store is: {store}")
         return
-    say(f"MLflow on http://{host}:{port} ({store}); Ctrl-C ends it")
+    # MLflow 3.17 opens in its GenAI view unless the address or the browser's memory says otherwise
+    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
+    say(f"MLflow on {page} ({store}); Ctrl-C ends it")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606 -- an argument list, no shell

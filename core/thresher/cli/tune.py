@@ -213,18 +213,30 @@ def _print_tuned(done: TunedVersion) -> None:
 
 
 def _own_objective(choice: str) -> tuple[str, str]:
-    """Return label and objective of LABEL=VALUE; a number is a fixed threshold."""
+    """Return label and objective of LABEL=VALUE; a number is a fixed threshold.
+
+    Labels and objectives may hold "=" too: the value begins behind the first one from which on the
+    rest can be read.
+    """
     from thresher.errors import ConfigError
+    from thresher_training.decisions.objectives import parse_objective
 
-    label, equals, value = choice.rpartition("=") if _is_number(choice) else choice.partition("=")
-    if not equals or not label or not value:
-        raise ConfigError(f"--set {choice}: expected LABEL=0.7 or LABEL=OBJECTIVE")
-    return label, f"fixed={value}" if _is_number(choice) else value
+    reason = "there is nothing to read"
+    for at in (at for at, letter in enumerate(choice) if letter == "=" and at > 0):
+        label, value = choice[:at], choice[at + 1 :]
+        objective = f"fixed={value}" if _is_number(value) else value
+        try:
+            parse_objective(objective)
+        except ConfigError as error:
+            reason = str(error)
+        else:
+            return label, objective
+    raise ConfigError(f"--set {choice}: expected LABEL=0.7 or LABEL=OBJECTIVE; {reason}")
 
 
-def _is_number(choice: str) -> bool:
+def _is_number(value: str) -> bool:
     try:
-        float(choice.rpartition("=")[2])
+        float(value)
     except ValueError:
         return False
     return True

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from thresher.certificate import Certificate
 from thresher.errors import ConfigError, NotFoundError, ParityError, ThresherError, unknown_name
-from thresher.registry import ModelVersion, connect
+from thresher.mlflow_store import open_store
+from thresher.registry import ModelVersion
 from thresher.repository import ModelRepository
 from thresher_export.published import SETTINGS_FACT
 
@@ -38,7 +39,7 @@ def select_versions(
         ConfigError: If MLflow does not understand the filter.
         NotFoundError: If the registry is out of reach, or nothing is selected.
     """
-    mlflow = connect()
+    mlflow = open_store()
     client = mlflow.MlflowClient()
     try:
         carried = _aliases(client) if alias is not None else {}

@@ -178,6 +178,70 @@ def test_a_network_that_begins_with_a_norm_may_see_any_scale():
     assert only(data_of(scans()[0] * np.float32(1e5)), network=Normed()) == ()
 
 
+WIDTH = scans()[0].shape[1]
+WILD = ((scans()[0] + 0.1) * np.geomspace(1e-3, 1e6, WIDTH) + 1e4).astype(np.float32)
+
+
+class Standardised(torch.nn.Module):
+    """Scales by figures of the train split that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        rows = torch.from_numpy(WILD[:1000])
+        self.register_buffer("mean", rows.mean(dim=0))
+        self.register_buffer("deviation", rows.std(dim=0))
+        self.body = torch.nn.Linear(WIDTH, 5)
+
+    def forward(self, features):
+        return self.body((features - self.mean) / self.deviation)
+
+
+def headed(*layers):
+    class Headed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(WIDTH, 5))
+
+        def forward(self, features):
+            return self.layers(features)
+
+    return Headed()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        mlp(num_labels=5, num_features=WIDTH, scaling="standard"),
+        mlp(num_labels=5, num_features=WIDTH, scaling="asinh", input_dropout=0.2),
+        mlp(num_labels=5, num_features=WIDTH, scaling="unit_rows"),
+        headed(torch.nn.BatchNorm1d(WIDTH, affine=False)),
+        headed(torch.nn.BatchNorm1d(WIDTH, track_running_stats=False)),
+        headed(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(WIDTH, affine=False)),
+        headed(torch.nn.LayerNorm(WIDTH, elementwise_affine=False)),
+        headed(torch.nn.LayerNorm(WIDTH)),
+        headed(torch.nn.RMSNorm(WIDTH)),
+        Standardised(),
+    ],
+)
+def test_a_network_that_scales_its_inputs_itself_gets_no_warning(network):
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    diagnosis = examine(patient(data_of(WILD), network=network), fits=True)
+    assert not {"feature-scale", "loss-at-start"} & set(diagnosis.codes)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (),
+        (torch.nn.Dropout(0.5),),
+        (torch.nn.Linear(WIDTH, WIDTH), torch.nn.BatchNorm1d(WIDTH, affine=False)),
+    ],
+)
+def test_a_norm_that_comes_too_late_scales_no_input(layers):
+    assert found(data_of(WILD), "feature-scale", network=headed(*layers)).level == "warning"
+
+
 def copied(count, *, new_targets=False):
     """The scans, where the first test rows are copies of train rows."""
     features, targets = (array.copy() for array in scans())

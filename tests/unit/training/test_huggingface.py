@@ -185,3 +185,23 @@ def test_folders_that_hold_no_model_are_told(folder, tmp_path):
 def test_options_out_of_range_are_refused(folder, options, message):
     with pytest.raises(ConfigError, match=message):
         encoder(num_labels=2, folder=str(folder), **options)
+
+
+def test_a_model_without_a_padding_token_is_refused_with_what_to_set(tmp_path):
+    config = transformers.GPT2Config(
+        vocab_size=40,
+        n_positions=24,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        num_labels=3,
+        bos_token_id=1,
+        eos_token_id=7,
+        problem_type="multi_label_classification",
+    )
+    place = saved(transformers.GPT2ForSequenceClassification(config), tmp_path)
+    with pytest.raises(ConfigError, match=r"no pad_token_id.*eos_token_id will do: 7"):
+        sequence_classifier(num_labels=3, folder=str(place))
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**written, "pad_token_id": 7}))
+    sequence_classifier(num_labels=3, folder=str(place))

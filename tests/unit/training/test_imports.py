@@ -106,3 +106,33 @@ def test_what_thresher_gives_cannot_be_an_option():
 def test_a_factory_that_does_not_take_num_labels_is_refused():
     with pytest.raises(ConfigError, match='source takes no "num_labels"'):
         call_with_options(source, {"rows": 1}, key="network", num_labels=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "valid"),
+    [
+        ("thresher_training.networks:nlp", "network.factory", ["mlp", "digits_cnn"]),
+        ("thresher_training.networks:digits", "network.factory", ["digits_cnn", "mlp"]),
+        ("thresher_training.digits:strips", "data.source", ["digit_strips", "split_scans"]),
+        ("thresher_training.huggingface:encode", "network.factory", ["encoder"]),
+    ],
+)
+def test_a_wrong_name_is_answered_with_what_the_module_offers(path, key, valid):
+    with pytest.raises(ConfigError) as caught:
+        import_callable(path, key=key, folders=[])
+    told = str(caught.value).partition("Valid: ")[2].split(", ")
+    assert told[: len(valid)] == valid
+    assert not {"nn", "annotations", "ConfigError", "torch", "Tensor", "DataError"} & set(told)
+
+
+def test_own_functions_and_networks_are_offered_and_nothing_that_is_imported(tmp_path):
+    (tmp_path / "own_nets.py").write_text(
+        "import torch\nfrom torch import nn\nfrom pathlib import Path\n"
+        "class Net(nn.Module): pass\n"
+        "class Settings: pass\n"
+        "def small(num_labels): return Net()\n"
+        "def _hidden(): pass\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        import_callable("own_nets:smal", key="network.factory", folders=[tmp_path])
+    assert str(caught.value).endswith('did you mean "small"? Valid: small, Net')

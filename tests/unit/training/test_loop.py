@@ -9,7 +9,15 @@ from torch import nn
 
 from thresher.errors import ConfigError, TrainingError
 from thresher_training import OptimizationConfig, Split
-from thresher_training.loop import NoMemoryError, NonFiniteLossError, fit, predict_logits, seeded
+from thresher_training.loop import (
+    FitResult,
+    NoMemoryError,
+    NonFiniteLossError,
+    doubts,
+    fit,
+    predict_logits,
+    seeded,
+)
 from thresher_training.losses import BceLoss
 from thresher_training.networks import mlp
 
@@ -88,6 +96,74 @@ def test_the_kept_weights_are_those_of_the_best_epoch(best_by):
     assert value(best) == max(map(value, result.epochs))
     loss = BceLoss()(torch.from_numpy(logits), torch.from_numpy(VALIDATION.targets_NL)).item()
     assert loss == pytest.approx(best.validation_loss, rel=1e-6)
+
+
+def rare_labels(seed, num_rows=2000):
+    """Eight labels that are true in 3 % of the rows, whose probabilities stay below 0.45."""
+    x = np.random.default_rng(seed).normal(size=(num_rows, 10)).astype(np.float32)
+    slopes = np.random.default_rng(9).normal(size=(10, 8))
+    probabilities = np.minimum(1 / (1 + np.exp(4 - 0.3 * x @ slopes)), 0.45)
+    drawn = np.random.default_rng(seed + 100).random(probabilities.shape)
+    return Split(inputs={"features": x}, targets_NL=drawn < probabilities)
+
+
+def fit_rare(validation=None, **options):
+    with seeded(0):
+        network = mlp(num_labels=8, num_features=10, hidden=[])
+    config = OptimizationConfig(**{"epochs": 8, "learning_rate": 1e-2, **options})
+    validation = validation or rare_labels(2)
+    return fit(network, rare_labels(1), validation, BceLoss(), config, seed=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"early_stopping_patience": 3}])
+def test_by_default_rare_labels_keep_the_epoch_that_ranks_best(options):
+    result = fit_rare(**options)
+    by_rank = [epoch.validation["mean_average_precision"] for epoch in result.epochs]
+    at_half = [epoch.validation["macro_f1"] for epoch in result.epochs]
+    assert at_half[0] == max(at_half)  # F1 at 0.5 would have kept the first epoch
+    assert at_half[-1] == 0
+    assert result.best_epoch == 1 + int(np.argmax(by_rank)) > 4
+    assert doubts(result, "mean_average_precision") == []
+
+
+def test_without_positives_in_validation_the_loss_picks_the_epoch():
+    rows = rare_labels(2)
+    nothing = Split(inputs=rows.inputs, targets_NL=np.zeros_like(rows.targets_NL))
+    result = fit_rare(validation=nothing)
+    losses = [epoch.validation_loss for epoch in result.epochs]
+    assert np.isnan(result.epochs[0].validation["mean_average_precision"])
+    assert result.best_epoch == 1 + int(np.argmin(losses))
+
+
+@pytest.mark.parametrize("best_by", ["macro_f1", "mean_average_precision"])
+def test_epochs_that_are_alike_differ_in_their_validation_loss(best_by):
+    class Bias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor([-0.2, -0.4]))
+
+        def forward(self, features):
+            return self.bias.expand(len(features), 2)
+
+    targets = np.tile([[1, 0]] + 9 * [[0, 1]] + 40 * [[0, 0]], (6, 1))
+    split = Split(inputs={"features": np.ones((300, 4), np.float32)}, targets_NL=targets)
+    config = OptimizationConfig(epochs=5, learning_rate=0.02, best_by=best_by)
+    result = fit(Bias(), split, split, BceLoss(), config, seed=0)
+    assert len({epoch.validation[best_by] for epoch in result.epochs}) == 1
+    losses = [epoch.validation_loss for epoch in result.epochs]
+    assert result.best_epoch == 1 + int(np.argmin(losses)) > 1
+
+
+def test_a_kept_epoch_that_may_not_be_the_best_is_said():
+    result = fit_rare(best_by="macro_f1")
+    (told,) = doubts(result, "macro_f1")
+    assert result.best_epoch == 1
+    assert f"{result.epochs[0].validation_loss:.4g}" in told
+    assert '"mean_average_precision"' in told
+    never = FitResult(best_epoch=5, epochs=result.epochs[3:])  # 0 throughout
+    assert "0 after every epoch" in doubts(never, "macro_f1")[0]
+    assert doubts(never, "loss") == []
+    assert doubts(FitResult(best_epoch=0, epochs=()), "macro_f1") == []
 
 
 def test_it_stops_early_when_nothing_gets_better():
@@ -271,3 +347,17 @@ def test_prediction_is_in_evaluation_mode_and_leaves_the_mode():
     first, second = (predict_logits(network, VALIDATION.inputs) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert network.training
+
+
+def test_a_batch_norm_with_one_row_at_a_time_is_said_with_what_to_do():
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    network.forward = lambda features: nn.Sequential.forward(network, features)
+    with pytest.raises(TrainingError, match=r"batch-norm.*optimization.batch_size is 1"):
+        train(network=network, batch_size=1)
+
+
+@pytest.mark.parametrize("batch_size", [299, 23, 2])
+def test_a_last_batch_of_one_row_is_no_obstacle_to_a_batch_norm(batch_size):
+    network = mlp(num_labels=2, num_features=4, scaling="standard")
+    result, _ = train(network=network, epochs=1, batch_size=batch_size)
+    assert len(result.epochs) == 1

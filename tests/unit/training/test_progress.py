@@ -11,7 +11,7 @@ def epoch(number, seconds=60.0):
         epoch=number,
         train_loss=0.5,
         validation_loss=0.25,
-        validation={"macro_f1": 0.75},
+        validation={"macro_f1": 0.75, "mean_average_precision": 0.875},
         learning_rate=0.1,
         gradient_norm=1.0,
         rows_per_s=12345.6,
@@ -37,12 +37,12 @@ def test_without_a_terminal_there_is_one_line_per_epoch(capsys, monkeypatch):
     assert out == ""
     assert err.splitlines() == [
         (
-            "digits [small]: epoch 1/2  loss 0.5000, validation 0.2500, macro-F1 at 0.5 0.7500, "
-            "12,346 rows/s, 60 s left"
+            "digits [small]: epoch 1/2  loss 0.5000, validation 0.2500, mAP 0.8750, "
+            "macro-F1 at 0.5 0.7500, 12,346 rows/s, 60 s left"
         ),
         (
-            "digits [small]: epoch 2/2  loss 0.5000, validation 0.2500, macro-F1 at 0.5 0.7500, "
-            "12,346 rows/s"
+            "digits [small]: epoch 2/2  loss 0.5000, validation 0.2500, mAP 0.8750, "
+            "macro-F1 at 0.5 0.7500, 12,346 rows/s"
         ),
     ]
 

@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 
 import mlflow
 import numpy as np
 import pytest
 
+from thresher.config import from_mapping
 from thresher.errors import ConfigError, NotFoundError, TrainingError
-from thresher_training import DataSet, LossConfig, Recipe, Split
+from thresher.mlflow_store import metric_name
+from thresher_training import DataSet, DecisionConfig, LossConfig, Recipe, Split
 from thresher_training.environment import describe_environment, installed_packages
 from thresher_training.loop import EpochMetrics
 from thresher_training.outbox import UNSENT_FOLDER, Outbox, send_left
@@ -232,6 +236,49 @@ def test_what_a_process_left_is_sent_in_order_and_another_stores_is_left_alone(s
     assert other.exists()
 
 
+def test_a_run_that_ends_as_usual_has_left_nothing(store, monkeypatch):
+    """Another process looks at its folder just before, and just after, it is done."""
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    folder = UNSENT_FOLDER / run_id
+    outbox = Outbox(run_id, folder)
+    outbox.put_metrics({"a": 1.0})
+    seen = []
+    rmtree = shutil.rmtree
+
+    def look(path, **options):
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        seen.append(send_left(UNSENT_FOLDER))  # all has arrived, the folder is still there
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    assert outbox.close(10)
+    assert seen == [{}]
+    assert not folder.exists()
+
+
+def test_an_empty_folder_of_a_killed_process_is_removed_without_a_word(store):
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    folder = UNSENT_FOLDER / run_id
+    outbox = Outbox(run_id, folder)
+    digest = (folder / "store").read_text()
+    outbox.close(10)
+    folder.mkdir()
+    (folder / "store").write_text(digest)
+    assert send_left(UNSENT_FOLDER) == {}
+    assert not folder.exists()
+
+
+def test_a_folder_that_goes_away_meanwhile_is_no_fault(store, monkeypatch):
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    outbox = Outbox(run_id, UNSENT_FOLDER / run_id)
+    listed = list(UNSENT_FOLDER.iterdir())
+    outbox.close(10)
+    monkeypatch.setattr(type(UNSENT_FOLDER), "glob", lambda *_: iter(listed))
+    monkeypatch.setattr(type(UNSENT_FOLDER), "is_dir", lambda _: True)
+    assert send_left(UNSENT_FOLDER) == {}
+    assert not (UNSENT_FOLDER / run_id).exists()
+
+
 def test_a_report_is_there_when_logging_it_returns(store, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "a.txt").write_text("a")
@@ -256,3 +303,50 @@ def test_patience_is_for_a_store_out_of_reach_alone(store, monkeypatch):
     monkeypatch.setenv("THRESHER_MLFLOW_WAIT_S", "soon")
     with pytest.raises(ConfigError, match="soon"):
         patiently(away)
+
+
+STRANGE = (
+    *("r&b", "r@b", "r+b", "r b", "r,b", "r:b", "r/b", "../b", "r'b", 'r"b', "r=b", "r.b", "[b]"),
+    *("Käse", "雪", "😀", "%41", "A", " A", "a\x7f", 300 * "x", 300 * "x" + "y"),
+)
+
+
+def test_labels_of_any_name_are_logged_and_none_is_taken_for_another(store):
+    given = {label: 1.0 + at for at, label in enumerate(STRANGE)}
+    decision = DecisionConfig(objectives=dict.fromkeys(STRANGE, "f2"))
+    loss = LossConfig(pos_weight="given", given=given)
+    recipe = Recipe(name="t", loss=loss, decision=decision)
+    with tracked_run("t") as run_id:
+        log_recipe(recipe)
+    params = mlflow.get_run(run_id).data.params
+    assert json.loads(params["loss.given"]) == given
+    assert json.loads(params["decision.objectives"]) == decision.objectives
+    kept = mlflow.artifacts.load_text(f"runs:/{run_id}/recipe.toml")
+    assert from_mapping(tomllib.loads(kept), Recipe, where="kept") == recipe
+
+
+def test_labels_of_plain_names_have_parameters_of_their_own(store):
+    loss = LossConfig(pos_weight="given", given={"rain": 2.0, "snow-2": 3.0})
+    with tracked_run("t") as run_id:
+        log_recipe(Recipe(name="t", loss=loss))
+    params = mlflow.get_run(run_id).data.params
+    assert (params["loss.given.rain"], params["loss.given.snow-2"]) == ("2.0", "3.0")
+
+
+def test_metrics_of_labels_have_names_that_mlflow_takes(store):
+    names = {label: metric_name("rate", label) for label in STRANGE}
+    assert len(set(names.values())) == len(STRANGE)
+    assert names["r b"] == "rate/r b"
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    for at, name in enumerate(names.values()):
+        mlflow.MlflowClient().log_metric(run_id, name, at)
+    assert len(mlflow.get_run(run_id).data.metrics) == len(STRANGE)
+
+
+def test_an_experiment_is_shown_as_model_training_whoever_made_it(store):
+    mlflow.create_experiment("by hand")
+    for name in ("by hand", "new"):
+        with tracked_run(name):
+            pass
+        tags = mlflow.get_experiment_by_name(name).tags
+        assert tags["mlflow.experimentKind"] == "custom_model_development"

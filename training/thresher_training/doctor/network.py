@@ -120,7 +120,7 @@ def _under_stress(case: Case, factor: float) -> Tensor:
 def check_scale(case: Case) -> Iterator[Finding]:
     """Yield wildly scaled features, as the network's first layer with weights sees them.
 
-    A network that scales its inputs itself, or begins with a norm, is left alone.
+    Norms work as in training: what a network standardises itself is measured afterwards.
     """
     found = _first_layer(case)
     if found is None:
@@ -155,7 +155,10 @@ def check_scale(case: Case) -> Iterator[Finding]:
 
 
 def _first_layer(case: Case) -> tuple[str, Tensor] | None:
-    """Return the first layer with weights and what it sees; None if it is no Linear or Conv."""
+    """Return the first layer with weights after any norm, and what it sees as training starts.
+
+    None if it is no Linear or Conv.
+    """
     seen: list[tuple[str, nn.Module, Tensor]] = []
     handles = []
 
@@ -167,11 +170,12 @@ def _first_layer(case: Case) -> tuple[str, Tensor] | None:
         handles.append(module.register_forward_pre_hook(note_down))
 
     for name, module in case.network.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        has_weights = next(module.parameters(recurse=False), None) is not None
+        if has_weights and "Norm" not in type(module).__name__:
             watch(name, module)
     try:
-        case.network.eval()
-        with torch.no_grad(), unchanged_buffers(case.network):
+        with torch.no_grad(), unchanged_buffers(case.network), seeded(0):
+            _train_without_dropout(case)
             case.network(**case.inputs)
     finally:
         for handle in handles:
@@ -183,6 +187,15 @@ def _first_layer(case: Case) -> tuple[str, Tensor] | None:
     if not ("Linear" in kind or "Conv" in kind) or not values.is_floating_point():
         return None
     return (f"{name} ({kind})", values) if values.dim() > 1 else None
+
+
+def _train_without_dropout(case: Case) -> None:
+    # in evaluation mode a batch-norm would take its first running figures, mean 0 and variance 1,
+    # and change nothing; it needs two rows
+    case.network.train(len(case.targets_NL) > 1)
+    for module in case.network.modules():
+        if "Dropout" in type(module).__name__:
+            module.eval()
 
 
 def check_evaluation(case: Case) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from thresher_training.loop.fit import fit
 from thresher_training.loop.precision import find_device
 from thresher_training.loop.processes import ALONE, Team, team_of_processes
 from thresher_training.loop.randomness import seeded
-from thresher_training.loop.result import EpochMetrics, FitResult, StepProgress
+from thresher_training.loop.result import EpochMetrics, FitResult, StepProgress, doubts
 from thresher_training.loop.stopping import Interrupted, Stop, stop_on_signals
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Stop",
     "Team",
     "as_tensor",
+    "doubts",
     "find_device",
     "fit",
     "predict_logits",

@@ -63,7 +63,7 @@ def predict_logits(
                 if trim_by is not None and len(own):
                     batch = trimmed(batch, trim_by)
                 on_device = {name: to_device(tensor, device) for name, tensor in batch.items()}
-                parts.append(network(**on_device).cpu())
+                parts.append(network(**on_device).detach().cpu())
     finally:
         network.train(was_training)
     gathered_NL = team.gather_rows(torch.cat(parts).numpy(), num_rows)

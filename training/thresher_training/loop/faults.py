@@ -148,6 +148,13 @@ def explained(
                 f"{where()}: another process of this run is gone; its own message says why "
                 f"({text.splitlines()[0]})"
             ) from error
+        if "more than 1 value per channel" in text:
+            raise TrainingError(
+                f"{where()}: a batch-norm in {type(network).__name__} got a single row, which has "
+                f"nothing to be normalised by; optimization.batch_size is {config.batch_size}: "
+                "give each process at least 2 rows of a batch, and gather more by "
+                "optimization.accumulate; or take a LayerNorm or GroupNorm"
+            ) from error
         raise TrainingError(
             f"{type(network).__name__} fails in {where()}: {type(error).__name__}: "
             f"{text.splitlines()[0] if text else 'no message'}"

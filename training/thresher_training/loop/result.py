@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from thresher_training.recipe import BestBy
 
-__all__ = ["EpochMetrics", "FitResult", "StepProgress", "goodness"]
+__all__ = ["EpochMetrics", "FitResult", "StepProgress", "doubts", "goodness"]
+
+_MUCH_HIGHER = 1.5
+"""A validation loss this many times a later epoch's is no accident of one epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,48 @@ class StepProgress:
     rows_per_s: float
 
 
-def goodness(epoch: EpochMetrics, best_by: BestBy) -> float:
-    """Return what picks the best epoch: larger is better, and NaN is worse than all else."""
-    value = -epoch.validation_loss if best_by == "loss" else epoch.validation[best_by]
-    return -math.inf if math.isnan(value) else value
+def goodness(epoch: EpochMetrics, best_by: BestBy) -> tuple[float, float]:
+    """Return what picks the best epoch: larger is better.
+
+    Epochs that are alike by ``best_by`` differ in their validation loss, and so do all epochs where
+    ``best_by`` is undefined (NaN), as average precision is without positives.
+    """
+    by_loss = -epoch.validation_loss
+    value = by_loss if best_by == "loss" else epoch.validation[best_by]
+    first, second = (-math.inf if math.isnan(each) else each for each in (value, by_loss))
+    return first, second
+
+
+def doubts(result: FitResult, best_by: BestBy) -> list[str]:
+    """Return why the epoch that was kept may not be the best one; a sentence for each reason.
+
+    Args:
+        result: How training went.
+        best_by: What picked the epoch.
+    """
+    if not result.epochs or best_by == "loss":
+        return []
+    found = []
+    is_f1 = best_by != "mean_average_precision"
+    if is_f1 and not any(epoch.validation[best_by] for epoch in result.epochs):
+        found.append(
+            f'optimization.best_by is "{best_by}", which is 0 after every epoch: no true label\'s '
+            f"probability reaches 0.5. Epoch {result.best_epoch} is kept, for its validation loss; "
+            'set optimization.best_by = "mean_average_precision", which needs no threshold'
+        )
+    kept = result.epochs[result.best_epoch - 1]
+    later = result.epochs[result.best_epoch :]
+    lowest = min((e for e in later if e.validation_loss > 0), key=_loss_of, default=kept)
+    if kept.validation_loss > _MUCH_HIGHER * lowest.validation_loss > 0:
+        others = '"mean_average_precision" or "loss"' if is_f1 else '"loss"'
+        found.append(
+            f"epoch {kept.epoch} is kept, the best by {best_by}, but its validation loss is "
+            f"{kept.validation_loss:.4g}, and that of epoch {lowest.epoch} is "
+            f"{lowest.validation_loss:.4g}: probabilities may be far off. Compare "
+            f"optimization.best_by = {others}"
+        )
+    return found
+
+
+def _loss_of(epoch: EpochMetrics) -> float:
+    return epoch.validation_loss
