@@ -28,7 +28,8 @@ from support.scoring import (
     write_parts,
 )
 from support.versions import LABELS
-from thresher_serving.scoring import CsvForm, OutputForm, ScoredVersion, ScoringOptions, score
+from thresher.tables.csv_files import CsvOptions
+from thresher_serving.scoring import OutputForm, ScoredVersion, ScoringOptions, score
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_a_tsv_file_without_header_and_with_lone_quotes_is_read(
     options = ScoringOptions(
         features=COLUMNS,
         form=OutputForm(columns=("id",)),
-        csv=CsvForm(columns=("id", *COLUMNS), quoting=False),
+        csv=CsvOptions(columns=("id", *COLUMNS), quoting=False),
     )
     score_into(version, tmp_path / "in.tsv", tmp_path / "out", options)
     assert read_parts(tmp_path / "out")["id"].to_pylist() == ['say "hi', "b"]
@@ -223,7 +224,7 @@ def test_a_glob_takes_what_it_names_and_nothing_below(
 def test_large_files_are_cut_at_their_row_groups(
     version: ScoredVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("thresher_serving.scoring.parts._PART_ROWS", 100)
+    monkeypatch.setattr("thresher.tables.parts._PART_ROWS", 100)
     rows = write_parts(tmp_path / "in", 1, 300)
     report = score_into(version, tmp_path / "in", tmp_path / "out")
     assert report.num_parts == 4  # 37 rows a group, two groups a part

@@ -33,9 +33,9 @@ from thresher_serving.scoring import (
     score,
 )
 from thresher_serving.scoring.engines import Answers
-from thresher_serving.scoring.parts import Part
-from thresher_serving.scoring.reading import rows_of
-from thresher_serving.scoring.rows import Rows
+from thresher.tables.parts import Part
+from thresher.tables.reading import read_rows
+from thresher.tables.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +191,9 @@ def test_a_file_that_was_out_of_reach_is_tried_again(
     def out_of_reach(part: Part, *rest: Any, **more: Any) -> Iterator[Rows]:
         if part.name == "part-001.parquet":
             raise DataError(f"{part.path} cannot be read: the network is down")
-        return rows_of(part, *rest, **more)
+        return read_rows(part, *rest, **more)
 
-    monkeypatch.setattr("thresher_serving.scoring.job.rows_of", out_of_reach)
+    monkeypatch.setattr("thresher_serving.scoring.job.read_rows", out_of_reach)
     first = score_into(version, tmp_path / "in", tmp_path / "out")
     assert (first.tally.num_scored, len(first.tally.broken)) == (200, 1)
     monkeypatch.undo()
@@ -230,10 +230,10 @@ def test_a_row_for_which_the_network_gives_nan_is_rejected(version: ScoredVersio
 
 def test_two_jobs_do_not_write_one_folder(version: ScoredVersion, tmp_path: Path) -> None:
     from thresher_serving.scoring.folder import OutputFolder
-    from thresher_serving.scoring.places import place_of
+    from thresher.tables.address import address_of
 
     pq.write_table(table(5), tmp_path / "in.parquet")
-    with OutputFolder(place_of(tmp_path / "out", must_exist=False)).alone():
+    with OutputFolder(address_of(tmp_path / "out", must_exist=False)).alone():
         told = refused(version, tmp_path / "in.parquet", tmp_path / "out", error=PublishError)
     assert "another job writes here" in told
 
