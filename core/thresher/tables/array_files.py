@@ -84,5 +84,5 @@ def _mapped(file: Any, start: int) -> Array:
         if not math.prod(shape):
             return np.zeros(shape, dtype)
         order = "F" if in_columns else "C"
-        array: Array = np.memmap(source, dtype, "c", at, shape, order)
-        return array
+        array: Any = np.memmap(source, dtype, mode="c", offset=at, shape=shape, order=order)  # type: ignore[call-overload]
+        return array  # type: ignore[no-any-return]

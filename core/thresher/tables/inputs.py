@@ -332,9 +332,7 @@ class InputMaker:
             kind = getattr(cells[0], "type", None)
             if kind is not None and _is_raw(kind, tensor):
                 return raw_array(cells[0], columns[0], shape, tensor.dtype, reject), None
-            if kind is None and any(
-                hasattr(cell, "__len__") and not isinstance(cell, str) for cell in cells[0]
-            ):
+            if kind is None and any(_is_array(cell) for cell in cells[0]):
                 return _object_lists(cells[0], columns[0], shape, tensor.dtype, reject), None
             if kind is not None and is_list(kind):
                 array, lengths = list_arrays(
@@ -402,7 +400,7 @@ class InputMaker:
         Raises:
             DataError: If the cell is empty, or names a file where none are at hand.
         """
-        if cell is None or cell == "" or cell == b"":
+        if cell is None or cell in ("", b""):
             raise DataError("missing, expected a picture")
         if isinstance(cell, bytes) and _is_content(cell):
             return cell
@@ -470,25 +468,28 @@ def _object_lists(
     found: dict[int, Array] = {}
     for row, cell in enumerate(cells):
         try:
-            array = np.asarray(cell)
-            if array.dtype.kind not in "biuf":
-                raise ValueError(f"a {type(cell).__name__}, expected numbers")
-            wrong = len(shape) != array.ndim or any(
-                want not in (-1, got) for want, got in zip(shape, array.shape, strict=True)
-            )
-            if wrong:
-                raise ValueError(f"shape {list(array.shape)}, expected {list(shape)}")
-            flat = number_array(array.reshape(-1).tolist(), column, dtype, _raise)
-            found[row] = flat.reshape(array.shape)
+            found[row] = _object_list(cell, column, shape, dtype)
         except (ValueError, TypeError) as error:
             reject(row, str(error), column)
-    size = [
-        max((array.shape[at] for array in found.values()), default=1) for at in range(len(shape))
-    ]
+    size = [max([array.shape[at] for array in found.values()] or [1]) for at in range(len(shape))]
     arrays = np.zeros((len(cells), *size), dtype=dtype)
     for row, array in found.items():
-        arrays[(row, *(slice(length) for length in array.shape))] = array
+        arrays[row][tuple(slice(length) for length in array.shape)] = array
     return arrays
+
+
+def _object_list(cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    array = np.asarray(cell)
+    fits = len(shape) == array.ndim and all(
+        want in (-1, got) for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"shape {list(array.shape)}, expected {list(shape)}")
+    return number_array(array.reshape(-1).tolist(), column, dtype, _raise).reshape(array.shape)
+
+
+def _is_array(cell: object) -> bool:
+    return hasattr(cell, "__len__") and not isinstance(cell, (str, bytes))
 
 
 def _raise(_row: int, reason: str, _column: str | None) -> None:

@@ -6,6 +6,7 @@ Whole numbers never pass through a floating-point kind, so that ids keep their l
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -125,8 +126,7 @@ def missing_of(cells: Any) -> Array:
         found = pc.or_(pc.is_null(cells), pc.is_in(trimmed, pa.array(MISSING, trimmed.type)))
         missing: Array = pc.fill_null(found, True).to_numpy(zero_copy_only=False)
         return missing
-    missing = pc.is_null(cells, nan_is_null=True).to_numpy(zero_copy_only=False)
-    return missing
+    return np.asarray(pc.is_null(cells, nan_is_null=True).to_numpy(zero_copy_only=False))
 
 
 def number_array(
@@ -359,54 +359,64 @@ def list_arrays(
         exact: As in `number_array`.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if isinstance(cells, pa.ChunkedArray):
         cells = cells.combine_chunks()
     if isinstance(cells.type, pa.FixedShapeTensorType):
         cells = _in_logical_order(cells)
-    is_free = -1 in shape
-    size = None if is_free else int(np.prod(shape))
-    fits = ~pc.is_null(cells).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(~fits):
-        reject(int(row), "missing, expected a list of numbers", column)
-    level, parents = cells, np.arange(len(cells))
-    axes = [*shape] if _depth(cells.type) > 1 else [size if size is not None else -1]
-    lengths = np.zeros(len(cells), dtype=np.int64)
-    for depth, axis in enumerate(axes):
-        if not is_list(level.type):
-            break
-        found = pc.fill_null(pc.list_value_length(level), 0).to_numpy(zero_copy_only=False)
-        wrong = (found != axis) if axis != -1 else (found == 0)
-        for at in np.flatnonzero(wrong):
-            row = int(parents[at])
-            if fits[row]:
-                fits[row] = False
-                reject(row, _misfit(int(found[at]), axis, shape, depth), column)
-        if depth == len(axes) - 1 and axis == -1:
-            lengths = np.bincount(parents, weights=found, minlength=len(cells)).astype(np.int64)
-        parents = np.repeat(parents, found.astype(np.int64))
-        level = pc.list_flatten(level)
-    if not fits.all():
-        kept = fits[parents]
-        level, parents = level.filter(pa.array(kept)), parents[kept]
-        lengths = np.where(fits, lengths, 0)
+    fits, lengths, level, parents = _flattened(cells, column, shape, reject)
 
     def reject_row(at: int, reason: str, name: str | None) -> None:
         reject(int(parents[at]), f"{reason} (in a list)", name)
 
     values = number_array(level, column, dtype, reject_row, exact=exact)
-    if size is not None:
-        lengths = np.where(fits, size, 0)
-        if fits.all():
-            return values.reshape(len(cells), *shape), lengths
-        array = np.zeros((len(cells), size), dtype=dtype)
-        array[fits] = values.reshape(-1, size)
+    if -1 not in shape:
+        array = values
+        if not fits.all():
+            array = np.zeros((len(cells), math.prod(shape)), dtype=dtype)
+            array[fits] = values.reshape(-1, math.prod(shape))
         return array.reshape(len(cells), *shape), lengths
     width = max(int(lengths.max(initial=0)), 1)
     array = np.zeros((len(cells), width), dtype=dtype)
     array[np.arange(width) < lengths[:, None]] = values
     return array, lengths
+
+
+def _flattened(
+    cells: Any, column: str, shape: Sequence[int], reject: RejectRow
+) -> tuple[Array, Array, Any, Array]:
+    """Return which lists fit, their lengths, all numbers of those, and the row of each number."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    fits = ~pc.is_null(cells).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(~fits):
+        reject(int(row), "missing, expected a list of numbers", column)
+    level, parents = cells, np.arange(len(cells))
+    for depth, axis in enumerate(_axes(cells.type, shape)):
+        if not is_list(level.type):
+            break
+        sizes = pc.fill_null(pc.list_value_length(level), 0).to_numpy(zero_copy_only=False)
+        wrong = (sizes != axis) if axis != -1 else (sizes == 0)
+        for at in np.flatnonzero(wrong):
+            row = int(parents[at])
+            if fits[row]:
+                fits[row] = False
+                reject(row, _misfit(int(sizes[at]), axis, shape, depth), column)
+        parents = np.repeat(parents, sizes.astype(np.int64))
+        level = pc.list_flatten(level)
+    lengths = np.bincount(parents, minlength=len(cells)).astype(np.int64)
+    if not fits.all():
+        kept = fits[parents]
+        level, parents = level.filter(pa.array(kept)), parents[kept]
+    return fits, np.where(fits, lengths, 0), level, parents
+
+
+def _axes(kind: Any, shape: Sequence[int]) -> Sequence[int]:
+    """Return the lengths that each level of lists has to have; -1 for any but 0."""
+    if _depth(kind) > 1:
+        return shape
+    return [-1 if -1 in shape else math.prod(shape)]
 
 
 def _depth(kind: Any) -> int:
@@ -434,12 +444,10 @@ def _tensor(cells: Any) -> Array:
     """Return tensors in the order of their axes, [n, ...]."""
     import pyarrow as pa
 
-    kind = cells.type
-    storage = cells.storage
-    flat = storage.values.slice(storage.offset * storage.type.list_size).to_numpy(
-        zero_copy_only=False
-    )[: len(storage) * storage.type.list_size]
-    stored = flat.reshape(len(storage), *kind.shape)
+    kind, storage = cells.type, cells.storage
+    width = storage.type.list_size
+    values = storage.values.slice(storage.offset * width, len(storage) * width)
+    stored: Array = values.to_numpy(zero_copy_only=False).reshape(len(storage), *kind.shape)
     order = kind.permutation
     assert isinstance(kind, pa.FixedShapeTensorType)
     return stored if order is None else stored.transpose(0, *(axis + 1 for axis in order))

@@ -165,7 +165,7 @@ def _walked(root: str) -> list[str]:
     seen: set[tuple[int, int]] = set()
     # sorted, and real folders before links: a loop must not decide which name a file goes by
     for folder, folders, names in os.walk(root, followlinks=True):
-        stat = os.stat(folder)
+        stat = Path(folder).stat()
         if (stat.st_dev, stat.st_ino) in seen:
             folders.clear()
             continue

@@ -136,7 +136,7 @@ class QuoteCheck:
         if self._num_columns < 3 or b"\n" not in cell:
             return
         lines = re.split(rb"\r\n|\n|\r", cell)[1:-1]  # the first and the last belong to other cells
-        if lines and all(l.count(self._delimiter) == self._num_columns - 1 for l in lines):
+        if lines and {line.count(self._delimiter) for line in lines} == {self._num_columns - 1}:
             raise DataError(
                 f"{self._where}, line {self._open_line}: the cell that begins with a double quote "
                 f"holds {len(lines)} whole lines of {self._num_columns} cells; {HINT}"

@@ -110,11 +110,8 @@ def checked_text(cell: object) -> str:
         ValueError: If it is none, or holds half of a surrogate pair; the message says which.
     """
     if not isinstance(cell, str):
-        raise ValueError(
-            "missing, expected a text"
-            if cell is None
-            else f"a {type(cell).__name__}, expected a text"
-        )
+        kind = "missing" if cell is None else f"a {type(cell).__name__}"
+        raise ValueError(f"{kind}, expected a text")  # noqa: TRY004 - as for a bad value
     try:
         cell.encode()
     except UnicodeEncodeError as error:
