@@ -240,10 +240,10 @@ class ScoringJob:
                 reason, column = wrong[at]
                 row = rows.position(int(kept[at]))
                 rejects.append(Reject(row=row, reason=reason, column=column))
-            rejects.sort(key=lambda reject: -1 if reject.row is None else reject.row)
             fine = np.setdiff1d(np.arange(len(kept)), np.array([*wrong]))
             answers = None if answers is None else _of_rows(answers, fine)
             kept = kept[fine]
+        rejects.sort(key=lambda reject: -1 if reject.row is None else reject.row)
         tally.num_read += rows.num_rows + len(rows.rejects)
         tally.num_scored += len(kept)
         tally.reject(rejects)

@@ -69,11 +69,24 @@ def test_a_column_that_is_missing_names_file_column_and_the_nearest(
     assert 'unknown column "wind"; did you mean "winds"?' in told
 
 
-def test_a_column_of_texts_where_numbers_are_needed(version: ScoredVersion, tmp_path: Path) -> None:
-    rows = table(5)
-    pq.write_table(rows.set_column(2, "wind", pa.array(["a"] * 5)), tmp_path / "in.parquet")
+@pytest.mark.parametrize("kind", [pa.date32(), pa.struct([("a", pa.int8())]), pa.timestamp("ms")])
+def test_a_column_of_a_kind_that_is_no_number(
+    version: ScoredVersion, tmp_path: Path, kind: pa.DataType
+) -> None:
+    rows = table(5).set_column(2, "wind", pa.nulls(5, kind))
+    pq.write_table(rows, tmp_path / "in.parquet")
     told = refused(version, tmp_path / "in.parquet", tmp_path / "out")
-    assert 'in.parquet: column "wind" is string, expected numbers' in told
+    assert f'in.parquet: column "wind" is {kind}, expected numbers' in told
+
+
+def test_numbers_written_as_texts_are_read_and_words_rejected(
+    version: ScoredVersion, tmp_path: Path
+) -> None:
+    rows = table(3).set_column(2, "wind", pa.array(["1.5", "gale", " -2e0 "]))
+    pq.write_table(rows, tmp_path / "in.parquet")
+    score_into(version, tmp_path / "in.parquet", tmp_path / "out")
+    assert read_parts(tmp_path / "out")["row"].to_pylist() == [0, 2]
+    assert [r["reason"] for r in read_rejects(tmp_path / "out")] == ['"gale" is no number']
 
 
 def test_an_id_column_that_changes_its_kind_between_files(
@@ -116,7 +129,7 @@ def test_inputs_that_are_not_there_or_of_several_kinds(
     refused(version, tmp_path / "none", tmp_path / "out", error=NotFoundError)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/readme.txt").write_text("")
-    assert "no file to score" in refused(
+    assert "no file to read" in refused(
         version, tmp_path / "in", tmp_path / "out", error=NotFoundError
     )
     pq.write_table(table(5), tmp_path / "in/a.parquet")
@@ -248,5 +261,5 @@ def test_a_version_that_is_not_what_was_proven_scores_nothing(tmp_path: Path) ->
 
 
 def test_what_is_no_table_is_refused(version: ScoredVersion) -> None:
-    with pytest.raises(DataError, match="got a dict, expected a pyarrow table"):
-        score(version, {"wind": [1]}, engine_of(version), OPTIONS)
+    with pytest.raises(DataError, match="is a int, expected an Arrow table, a pandas frame"):
+        score(version, 3, engine_of(version), OPTIONS)
