@@ -485,6 +485,8 @@ def _object_list(cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[A
     )
     if not fits:
         raise ValueError(f"shape {list(array.shape)}, expected {list(shape)}")
+    if array.dtype == dtype and is_finite(array):
+        return array  # an array of pixels would take long, one by one
     return number_array(array.reshape(-1).tolist(), column, dtype, _raise).reshape(array.shape)
 
 

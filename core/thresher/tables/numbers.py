@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thresher.errors import DataError
 from thresher.tables.cells import MISSING, as_dtype, as_number, is_missing
 from thresher.tables.rows import RejectRow
 
@@ -347,8 +348,9 @@ def list_arrays(
     """Return a column of lists as an array [n, ...], and the length of each list, int64 [n].
 
     Lists of lists have one level for each axis of the input, each of the axis' size; a flat list
-    holds the row's numbers with the last axis fastest. Where an axis is free (-1, then the only
-    one), lists may differ in length and are filled up with zeros.
+    holds the row's numbers with the last axis fastest. Where the only axis is free (-1), lists may
+    differ in length and are filled up with zeros; free axes among several take the sizes that the
+    column's type fixes, as that of an array does.
 
     Args:
         cells: An Arrow array of n lists or tensors.
@@ -364,6 +366,12 @@ def list_arrays(
         cells = cells.combine_chunks()
     if isinstance(cells.type, pa.FixedShapeTensorType):
         cells = _in_logical_order(cells)
+    shape = _sized(cells.type, shape) if len(shape) > 1 else shape
+    if -1 in shape and len(shape) > 1:
+        raise DataError(
+            f'column "{column}" is {cells.type}, and the input {list(shape)} a row: lists may '
+            "differ in size, expected arrays of one size (NPZ, or Arrow's tensors)"
+        )
     fits, lengths, level, parents = _flattened(cells, column, shape, reject)
 
     def reject_row(at: int, reason: str, name: str | None) -> None:
@@ -380,6 +388,19 @@ def list_arrays(
     array = np.zeros((len(cells), width), dtype=dtype)
     array[np.arange(width) < lengths[:, None]] = values
     return array, lengths
+
+
+def _sized(kind: Any, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return an input's axes, free ones as large as a type of lists in lists fixes them."""
+    import pyarrow as pa
+
+    sizes = []
+    while pa.types.is_fixed_size_list(kind):
+        sizes.append(kind.list_size)
+        kind = kind.value_type
+    if len(sizes) != len(shape):
+        return tuple(shape)
+    return tuple(got if want == -1 else want for want, got in zip(shape, sizes, strict=True))
 
 
 def _flattened(

@@ -25,6 +25,9 @@ from support.scoring import (
 )
 from thresher.errors import ConfigError, DataError, NotFoundError, PublishError, ThresherError
 from thresher.published_models import PublishedModels
+from thresher.tables.parts import Part
+from thresher.tables.reading import read_rows
+from thresher.tables.rows import Rows
 from thresher_serving.scoring import (
     OnnxRuntimeEngine,
     OutputForm,
@@ -33,9 +36,6 @@ from thresher_serving.scoring import (
     score,
 )
 from thresher_serving.scoring.engines import Answers
-from thresher.tables.parts import Part
-from thresher.tables.reading import read_rows
-from thresher.tables.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +242,8 @@ def test_a_row_for_which_the_network_gives_nan_is_rejected(version: ScoredVersio
 
 
 def test_two_jobs_do_not_write_one_folder(version: ScoredVersion, tmp_path: Path) -> None:
-    from thresher_serving.scoring.folder import OutputFolder
     from thresher.tables.address import address_of
+    from thresher_serving.scoring.folder import OutputFolder
 
     pq.write_table(table(5), tmp_path / "in.parquet")
     with OutputFolder(address_of(tmp_path / "out", must_exist=False)).alone():
