@@ -153,7 +153,7 @@ def _joined(arrays: Sequence[Array]) -> Array:
     """Return arrays as one, those with shorter rows filled up with zeros."""
     sizes = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
     filled = [
-        np.pad(array, [(0, 0), *((0, size - got) for size, got in zip(sizes, array.shape[1:]))])
+        np.pad(array, [(0, 0), *((0, size) for size in sizes - array.shape[1:])])
         for array in arrays
     ]
     return np.concatenate(filled) if len(filled) > 1 else filled[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -382,14 +382,15 @@ def line_of(path: str, system: Any, position: int, options: CsvOptions) -> int |
         return next((line for row, line in lines if row == position), None)
 
 
-def _row_lines(path: str, system: Any, options: CsvOptions) -> Iterator[tuple[int, int]]:
+def _row_lines(path: str, system: Any, options: CsvOptions) -> Generator[tuple[int, int]]:
     """Yield the position of each row and the line, from 1, in which it begins."""
     import csv
 
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if options.quoting else csv.QUOTE_NONE
     with _text_stream(path, system, options) as source:
         # not str.splitlines, which ends lines at form feeds and others too
-        text = io.TextIOWrapper(_Checked(source, None), "utf-8", errors="replace", newline="")
+        raw: Any = _Checked(source, None)
+        text = io.TextIOWrapper(raw, "utf-8", errors="replace", newline="")
         reader = csv.reader(text, delimiter=options.delimiter_of(path), quoting=quoting)
         row, before = (-1 if options.columns is None else 0), 0
         with contextlib.suppress(csv.Error):

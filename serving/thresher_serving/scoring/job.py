@@ -228,10 +228,12 @@ class ScoringJob:
         answers = chunk.answers()
         kept, rejects = inputs.kept, list(inputs.rejects)
         ids = {name: self._id_cells(name, rows) for name in self._kinds}
-        wrong = {at: (reason, None) for at, reason in chunk.refused.items()}
+        wrong: dict[int, tuple[str, str | None]] = {
+            at: (reason, None) for at, reason in chunk.refused.items()
+        }
         if answers is not None:
-            not_finite = _not_finite(answers.probabilities_NL)
-            wrong = dict.fromkeys(not_finite, ("the network gave NaN", None)) | wrong
+            for at in _not_finite(answers.probabilities_NL):
+                wrong.setdefault(at, ("the network gave NaN", None))
         for name, (_, not_text) in ids.items():
             found = np.flatnonzero(np.isin(kept, not_text)).tolist()
             wrong |= dict.fromkeys(found, ("not UTF-8", name))
@@ -278,11 +280,12 @@ class ScoringJob:
         try:
             return cells.cast(kind), []  # a CSV file's bytes, or nothing but nulls
         except pa.ArrowInvalid:
-            texts = [None if c is None else c.decode(errors="replace") for c in cells.to_pylist()]
+            held = cells.to_pylist()
+            texts = [None if cell is None else cell.decode(errors="replace") for cell in held]
             wrong = [
                 row
-                for row, (cell, text) in enumerate(zip(cells.to_pylist(), texts, strict=True))
-                if cell is not None and cell != text.encode()
+                for row, (cell, text) in enumerate(zip(held, texts, strict=True))
+                if text is not None and cell != text.encode()
             ]
             return pa.array(texts, kind), wrong
 

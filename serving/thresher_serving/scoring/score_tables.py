@@ -125,7 +125,7 @@ def _with_arrow(
     """
     import pyarrow as pa
 
-    made = {}
+    made: dict[str, Any] = {}
     for name in columns:
         try:
             made |= {name: pa.array(rows.columns[name])} if name in kinds else {}
