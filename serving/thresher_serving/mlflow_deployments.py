@@ -330,7 +330,7 @@ def _table(inputs: Any, model: ModelMetadata) -> Any:
     """Return a table of which every column is one that the model knows.
 
     Raises:
-        DataError: If a column is unknown, or repeats, or it is an array and there are more inputs.
+        DataError: If a column is unknown or repeats, or it is an array and there are several inputs.
     """
     if not is_table(inputs):
         if len(model.inputs) > 1:
@@ -339,6 +339,11 @@ def _table(inputs: Any, model: ModelMetadata) -> Any:
         return {name: list(np.asarray(inputs))}
     columns, _ = memory_rows(inputs)
     known = [*(model.input_spec.column_names if model.input_spec else ()), *model.inputs]
+    if model.input_spec is None and not set(columns) <= set(known):
+        raise DataError(
+            f"model {model.name}: its configuration does not say which columns its inputs are made "
+            f"of. Export the version again, or give {', '.join(known)} as columns of arrays"
+        )
     for name in columns:
         if name not in known:
             raise DataError(f"model {model.name}: {unknown_name('column', name, known)}")

@@ -64,6 +64,7 @@ def publish_network(
         if spec is not None:
             (staged / "inputs.json").write_text(spec.to_json())
         write_certificate(staged, name, 1, decision)
-        config = build_config(model, decision, name=name, version=1)
+        facts = {} if spec is None else {"inputs": spec.for_configuration().to_json()}
+        config = build_config(model, decision, name=name, version=1, facts=facts)
         repository.publish(name, 1, staged, config, decision, serve=True)
     return ScoredVersion.published(PublishedModels(root), name, 1)
