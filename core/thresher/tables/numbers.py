@@ -396,6 +396,15 @@ def list_arrays(
             f'column "{column}" is {cells.type}, and the input {list(shape)} a row: lists may '
             "differ in size, expected arrays of one size (NPZ, or Arrow's tensors)"
         )
+    regular = _regular(cells, shape)
+    if regular is not None:
+        size = math.prod(shape)
+
+        def reject_regular(at: int, reason: str, name: str | None) -> None:
+            reject(at // size, f"{reason} (in a list)", name)
+
+        array = number_array(regular, column, dtype, reject_regular, exact=exact)
+        return array.reshape(len(cells), *shape), np.full(len(cells), size)
     fits, lengths, level, parents = _flattened(cells, column, shape, reject)
 
     def reject_row(at: int, reason: str, name: str | None) -> None:
@@ -425,6 +434,27 @@ def _sized(kind: Any, shape: Sequence[int]) -> tuple[int, ...]:
     if len(sizes) != len(shape):
         return tuple(shape)
     return tuple(got if want == -1 else want for want, got in zip(shape, sizes, strict=True))
+
+
+def _regular(cells: Any, shape: Sequence[int]) -> Any:
+    """Return the numbers of lists that are all of an input's axes; None where one is not."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    level = cells
+    for axis in _axes(cells.type, shape):
+        if axis < 1 or level.null_count:
+            return None
+        if pa.types.is_fixed_size_list(level.type):
+            sizes = {level.type.list_size}
+        elif is_list(level.type):
+            sizes = set(pc.min_max(pc.list_value_length(level)).as_py().values())
+        else:
+            return None
+        if sizes != {axis}:
+            return None
+        level = pc.list_flatten(level)
+    return None if is_list(level.type) else level
 
 
 def _flattened(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -90,5 +91,10 @@ def write_report(
         "rows_per_s": round(report.rows_per_s, 1),
         "parts_taken_over": report.num_taken_over,
     }
+    before = folder.read(REPORT_FILE)
+    if before is not None and report.num_taken_over == report.num_parts:
+        # nothing was left to do: what is worth knowing is how long the work took
+        with contextlib.suppress(ValueError, KeyError):
+            content["run"] = json.loads(before)["run"]
     folder.write(REPORT_PAGE, report_page(content).encode())
     folder.write(REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())

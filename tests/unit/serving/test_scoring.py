@@ -266,6 +266,17 @@ def test_the_report_holds_counts_that_add_up_and_rates_by_label(
     assert (told["model"], told["version"]) == ("weather", 1)
 
 
+def test_a_finished_job_that_is_run_again_keeps_how_fast_it_was(
+    version: ScoredVersion, tmp_path: Path
+) -> None:
+    write_parts(tmp_path / "in", 2, 60)
+    score_into(version, tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out" / "_report.json").read_bytes()
+    score_into(version, tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "_report.json").read_bytes() == before
+    assert json.loads(before)["run"]["rows_per_s"] > 0
+
+
 def test_tables_and_frames_in_memory(version: ScoredVersion) -> None:
     rows = table(90)
     told = names_of(expected(version, rows)[1])
