@@ -19,6 +19,13 @@ from thresher.tables.rows import Rows, check_columns
 __all__ = ["ArffHeader", "arff_header", "arff_rows", "unescaped"]
 
 
+_NUMBERS = re.compile(
+    r"^(\s*@attribute\s.*\s)(?:numeric|real|integer)[ \t\r]*$", re.IGNORECASE | re.MULTILINE
+)
+_EXACT = 2.0**53
+"""From here on, float64 does not hold every whole number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArffHeader:
     """What an ARFF file says of its columns."""
@@ -100,6 +107,9 @@ def _load(path: str, text: str, *, sparse: bool) -> dict[str, Any]:
 def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int) -> Iterator[Rows]:
     """Yield a file's rows; what a sparse row leaves out is 0, or a nominal attribute's first value.
 
+    A text that a sparse row leaves out is missing. Numbers are float64, and texts in chunks in
+    which one is no number, or a whole one that float64 may round.
+
     Raises:
         DataError: If the file is broken; names the line.
     """
@@ -108,19 +118,33 @@ def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int
     header = arff_header(path, system)
     check_columns(columns, header.columns, path)
     kinds = header.arrow_types()
-    content = _load(path, _text(path, system), sparse=header.is_sparse)["data"]
+    head, _ = _head(path, system)
+    rows = _text(path, system)[len(head) :]
+    # as texts: liac-arff rounds large whole numbers, cuts 1.5 to an integer 1 and takes 1_0
+    content = _load(path, _NUMBERS.sub(r"\1string", head) + rows, sparse=header.is_sparse)["data"]
     for start in range(0, len(content), chunk_rows):
         cells_NC = _matrix(header, content[start : start + chunk_rows])
         found = {}
         for name in columns:
             cells_N = cells_NC[:, header.columns.index(name)]
-            if pa.types.is_string(kinds[name]):
-                texts = [None if cell is None else unescaped(str(cell)) for cell in cells_N]
-                found[name] = pa.array(texts, pa.string())
-            else:
-                cells_N[cells_N == None] = np.nan  # noqa: E711 - each cell by itself
-                found[name] = pa.array(cells_N.astype(np.float64), from_pandas=True)
+            texts = [None if cell is None else unescaped(str(cell)) for cell in cells_N]
+            found[name] = pa.array(texts, pa.string())
+            if not pa.types.is_string(kinds[name]):
+                found[name] = _numbers(found[name])
         yield Rows(columns=found, num_rows=len(cells_NC), first_row=start)
+
+
+def _numbers(texts: Any) -> Any:
+    """Return texts as float64, or as they are where one would lose a digit or is no number."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        found = pc.cast(pc.utf8_trim_whitespace(texts), pa.float64())
+    except pa.ArrowInvalid:
+        return texts
+    is_sure = pc.all(pc.less(pc.abs(found), _EXACT)).as_py()
+    return found if is_sure is not False else texts
 
 
 def _matrix(header: ArffHeader, rows: Sequence[Any]) -> Any:
@@ -131,7 +155,10 @@ def _matrix(header: ArffHeader, rows: Sequence[Any]) -> Any:
             cells_NC[at] = row
         return cells_NC
     left_out_C = np.empty(len(header.columns), dtype=object)
-    left_out_C[:] = [header.values.get(name, (0.0,))[0] for name in header.columns]
+    left_out_C[:] = [
+        None if name in header.texts else header.values.get(name, ("0",))[0]
+        for name in header.columns
+    ]
     cells_NC = np.tile(left_out_C, (len(rows), 1))
     for at, row in enumerate(rows):
         cells_NC[at, list(row)] = np.array([*row.values(), None], dtype=object)[:-1]
