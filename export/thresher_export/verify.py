@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from thresher.agreement import Agreement, Outputs, compare
+from thresher.artifacts.input_spec import InputSpec
 from thresher.decision import FloatArray
 from thresher.errors import NotFoundError, ParityError, counted
 from thresher.evaluation import EvaluationSplit
@@ -24,7 +25,7 @@ from thresher_export.engines import Inputs, OnnxRuntimeEngine, TorchEngine, prov
 from thresher_export.head import read_decision
 from thresher_export.onnx_file import load_model
 from thresher_export.precision import tolerances_of
-from thresher_export.rows_file import Rows, read_rows
+from thresher_export.rows_file import LabelledRows, read_labelled_rows
 
 __all__ = ["Engine", "Verification", "verify_version"]
 
@@ -87,7 +88,7 @@ def verify_version(
     repository: ModelRepository,
     *,
     split_name: str = "test",
-    data: Path | None = None,
+    data: str | Path | None = None,
     engines: Mapping[str, Engine] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Verification:
@@ -98,7 +99,8 @@ def verify_version(
         version: Its number, in MLflow and in the repository.
         repository: Where it is published.
         split_name: ``"test"`` or ``"validation"``.
-        data: A file of rows instead of a split; see `thresher_export.rows_file`.
+        data: Files of rows instead of a split: Parquet, Arrow, CSV, ARFF, NPZ or pictures, whose
+            columns become inputs as in training.
         engines: Further engines by name, such as a running server.
         progress: Called with a line for each engine before it runs.
 
@@ -121,7 +123,10 @@ def verify_version(
                 f"{name}/{version}: the decision in {where} is not the one that is registered "
                 f"(run {registered.run_id}). Export the version again under a new number"
             )
-    given = None if data is None else read_rows(data, model, decision.labels)
+    given = None
+    if data is not None:
+        spec = InputSpec.load(path.parent)
+        given = read_labelled_rows(data, model, decision.labels, spec=spec, folder=path.parent)
     split = None if given else registered.evaluation(split_name)
     inputs = given.inputs if given else split.inputs if split else {}
     num_rows = len(next(iter(inputs.values())))
@@ -146,7 +151,7 @@ def verify_version(
     tolerances = tolerances_of(load_model(path))
     return Verification(
         version=registered,
-        split_name=split_name if data is None else data.name,
+        split_name=split_name if data is None else Path(data).name,
         split=split,
         outputs=outputs,
         agreements={
@@ -162,7 +167,7 @@ def verify_version(
     )
 
 
-def _targets(given: Rows | None, logits_NL: FloatArray) -> FloatArray:
+def _targets(given: LabelledRows | None, logits_NL: FloatArray) -> FloatArray:
     """Return the file's targets, or NaN, which is unknown, for each."""
     if given is not None and given.targets_NL is not None:
         return given.targets_NL

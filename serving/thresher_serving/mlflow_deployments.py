@@ -19,11 +19,12 @@ from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 
 from thresher.alias import MlflowAlias
-from thresher.errors import NotFoundError, ThresherError
+from thresher.errors import DataError, NotFoundError, ThresherError, unknown_name
 from thresher.model_name import parse_version
 from thresher.published_models import TEXT_SUFFIX
 from thresher.repository import ModelRepository
-from thresher_serving import Client, control, running_server
+from thresher.tables.memory import is_table, memory_rows
+from thresher_serving import Client, ModelMetadata, control, running_server
 from thresher_serving.connection import Connection
 from thresher_serving.embedded.public import connection_from_environment
 from thresher_serving.rollout import RolloutOptions, StatusReader, end_canary, roll_out
@@ -202,20 +203,22 @@ class TritonDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLfl
 
         Args:
             deployment_name: The model.
-            inputs: A table with a column for each input, a dictionary of arrays, or an array [N,
-                ...] for a model with one input. A table of single numbers is the one input's rows.
+            inputs: A table (a frame, or a dictionary of columns) with the columns of training, in
+                any order, or with a column of arrays for each input; or, for a model with one
+                input, its array [N, ...].
             endpoint: Not used.
 
         Raises:
-            MlflowException: If the inputs are not what the model takes, or it does not answer.
+            MlflowException: If columns are missing or unknown, a row is not what the model takes,
+                or it does not answer.
         """
         with _as_mlflow():
             if deployment_name is None:
                 raise MlflowException("name the deployment")
-            with Client(self._where) as client:
-                tensors = client.metadata(deployment_name).inputs
-                arrays = _arrays(inputs, {name: each.dtype for name, each in tensors.items()})
-                answer = client.predict(deployment_name, arrays)
+            repository = self._folder or Path("model_repository")
+            with Client(self._where, repository=repository) as client:
+                model = client.metadata(deployment_name)
+                answer = client.predict(deployment_name, _table(inputs, model))
         rows = [
             {
                 "labels": [label.name for label in answer.named(row)],
@@ -327,30 +330,27 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() in {"true", "1", "yes"}
 
 
-def _arrays(inputs: Any, dtypes: Mapping[str, np.dtype[Any]]) -> dict[str, Any]:
-    """Return the inputs by name, of the types that the model takes.
+def _table(inputs: Any, model: ModelMetadata) -> Any:
+    """Return a table of which every column is one that the model knows.
 
     Raises:
-        MlflowException: If they cannot be brought into that form.
+        DataError: If a column is unknown or repeats, or one array stands for several inputs.
     """
-    names = list(dtypes)
-    if hasattr(inputs, "to_dict") and not set(names) <= set(inputs.columns):
-        if len(names) > 1:
-            raise MlflowException(f"expected columns {names}, got {list(inputs.columns)}")
-        inputs = {names[0]: inputs.to_numpy()}
-    elif hasattr(inputs, "to_dict"):
-        inputs = {name: np.stack([np.asarray(row) for row in inputs[name]]) for name in names}
-    elif not isinstance(inputs, Mapping):
-        if len(names) > 1:
-            raise MlflowException(f"expected a table or dictionary of {names}")
-        inputs = {names[0]: inputs}
-    arrays = {}
-    for name, given in inputs.items():
-        array = np.asarray(given)
-        if name in dtypes and array.dtype != dtypes[name]:
-            converted = array.astype(dtypes[name])
-            if dtypes[name].kind in "iu" and not np.array_equal(converted, array):
-                raise MlflowException(f'input "{name}": not whole numbers of {dtypes[name]}')
-            array = converted
-        arrays[name] = array
-    return arrays
+    if not is_table(inputs):
+        if len(model.inputs) > 1:
+            raise DataError(f"got an array, expected a table of {', '.join(model.inputs)}")
+        (name,) = model.inputs
+        return {name: list(np.asarray(inputs))}
+    columns, _ = memory_rows(inputs)
+    known = [*(model.input_spec.column_names if model.input_spec else ()), *model.inputs]
+    if model.input_spec is None and not set(columns) <= set(known):
+        raise DataError(
+            f"model {model.name}: its configuration does not say which columns its inputs are made "
+            f"of. Export the version again, or give {', '.join(known)} as columns of arrays"
+        )
+    for name in columns:
+        if name not in known:
+            raise DataError(f"model {model.name}: {unknown_name('column', name, known)}")
+    if isinstance(inputs, Mapping):  # arrays of another type are converted as cells are
+        return {name: list(cells) for name, cells in inputs.items()}
+    return inputs

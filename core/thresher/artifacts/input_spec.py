@@ -120,6 +120,15 @@ class InputSpec:
         return self.ngrams.column if self.ngrams is not None else None
 
     @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns that inputs are made of, each once."""
+        groups = [*self.columns.values(), *self.categories.values()]
+        names = [column for group in groups for column in group]
+        names += [self.text_column] if self.text_column is not None else []
+        names += [self.pictures.column] if self.pictures is not None else []
+        return tuple(dict.fromkeys(names))
+
+    @property
     def category_sizes(self) -> tuple[int, ...]:
         """The number of ids of each category column, in order: what an embedding has to hold."""
         return tuple(

@@ -171,9 +171,8 @@ def export(
 )
 @click.option(
     "--data",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Rows of your own instead: NPZ or Parquet with the model's inputs; targets optional.",
+    metavar="DATA",
+    help="Rows of your own instead: Parquet, Arrow, CSV, ARFF, NPZ or pictures; targets optional.",
 )
 @click.option(
     "--picture",
@@ -187,7 +186,7 @@ def verify(
     server: str | None,
     over_the_wire: bool,
     split_name: str,
-    data: Path | None,
+    data: str | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:

@@ -30,7 +30,7 @@ _SHOWN_LABELS = 12
     "given",
     required=True,
     metavar="DATA",
-    help="A file, folder, glob or URI: Parquet, Arrow, CSV, TSV, NPZ, or pictures.",
+    help="A file, folder, glob or URI: Parquet, Arrow, CSV, TSV, NPZ, ARFF, or pictures.",
 )
 @click.option("--output", required=True, metavar="DIR", help="A folder or URI; empty or begun.")
 @click.option(
@@ -64,6 +64,13 @@ _SHOWN_LABELS = 12
 @click.option("--delimiter", metavar="CHAR", help="Between the cells of a CSV file.")
 @click.option("--csv-columns", metavar="A,B", help="Names for CSV files without a header line.")
 @click.option("--no-quoting", is_flag=True, help="Quotes in CSV files are only text.")
+@click.option(
+    "--encoding",
+    default="utf-8",
+    show_default=True,
+    metavar="NAME",
+    help="Of CSV files, such as latin-1 or utf-16.",
+)
 @click.option(
     "--max-reject-rate",
     type=FiniteRange(0, 1),
@@ -101,6 +108,7 @@ def score(
     delimiter: str | None,
     csv_columns: str | None,
     no_quoting: bool,
+    encoding: str,
     max_reject_rate: float,
     repository: Path,
     server: str | None,
@@ -119,7 +127,8 @@ def score(
 
     Example: thresher score digits@champion --input data/ --output scored/ --columns id
     """
-    from thresher_serving.scoring import CsvForm, OutputForm, ScoringOptions, score_files
+    from thresher.tables.csv_files import CsvOptions
+    from thresher_serving.scoring import OutputForm, ScoringOptions, score_files
 
     if server is not None and engine != "triton":
         raise ConfigError(f"--server is given, and --engine is {engine}: give --engine triton")
@@ -131,10 +140,11 @@ def score(
         ),
         features=_names(features),
         text_column=text_column,
-        csv=CsvForm(
+        csv=CsvOptions(
             delimiter="\t" if delimiter == "\\t" else delimiter,
             columns=_names(csv_columns) or None,
             quoting=not no_quoting,
+            encoding=encoding,
         ),
     )
     with steps() as show:

@@ -124,7 +124,8 @@ def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         nearest = next(p for p in path.parents if p.is_dir() or p == p.parent)
         return f"no such file or folder: {nearest} holds no {path.relative_to(nearest).parts[0]}"
-    return unknown_name("file", path.name, [file.name for file in path.parent.iterdir()])
+    near = unknown_name("file", path.name, [file.name for file in path.parent.iterdir()])
+    return f"no such file or folder: {near}"
 
 
 def _split_glob(given: str) -> tuple[str, str | None]:

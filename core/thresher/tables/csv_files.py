@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -171,11 +171,12 @@ def csv_rows(
         except pa.ArrowInvalid as error:
             checked.raise_error()
             raise _broken(path, error) from error
-        yield from _numbered(reader, checked, bad, chunk_rows, num_before, path)
+        lines = stack.enter_context(contextlib.closing(_row_lines(path, system, options)))
+        yield from _numbered(reader, checked, _BadLines(bad, lines, num_before), chunk_rows, path)
 
 
 def _numbered(
-    reader: Any, checked: _Checked, bad: list[Any], chunk_rows: int, num_before: int, path: str
+    reader: Any, checked: _Checked, bad: _BadLines, chunk_rows: int, path: str
 ) -> Iterator[Rows]:
     """Yield a reader's rows with their positions in the file, the lines that are no rows among."""
     import pyarrow as pa
@@ -186,8 +187,8 @@ def _numbered(
             whole = reader.read_next_batch()
         except StopIteration:
             checked.raise_error()
-            if bad:
-                rejects = [_reject(line, num_before) for line in bad]
+            _, rejects = bad.take(position)
+            if rejects:
                 empty = dict.fromkeys(names, pa.array([], pa.binary()))
                 yield Rows(columns=empty, num_rows=0, first_row=position, rejects=rejects)
             return
@@ -197,10 +198,7 @@ def _numbered(
         checked.raise_error()
         for start in range(0, whole.num_rows, chunk_rows):
             batch = whole.slice(start, chunk_rows)
-            end = position + batch.num_rows
-            skipped, rejects = None, []
-            if bad:
-                skipped, rejects, end = _between(bad, position, batch.num_rows, num_before)
+            skipped, rejects = bad.take(position, batch.num_rows)
             yield Rows(
                 columns=dict(zip(names, batch.columns, strict=True)),
                 num_rows=batch.num_rows,
@@ -208,35 +206,47 @@ def _numbered(
                 skipped=skipped,
                 rejects=rejects,
             )
-            position = end
+            position += batch.num_rows + len(rejects)
 
 
-def _between(
-    bad: list[Any], position: int, num_rows: int, num_before: int
-) -> tuple[Any, list[Reject], int]:
-    """Take out the lines that are no rows and stand before the end of some rows.
+class _BadLines:
+    """The lines of a file that have too few or too many cells.
 
-    Returns how many stand before each row, the rejects, and the position behind the last row.
+    Args:
+        found: Arrow's descriptions of them; it reads ahead, so that more may be added.
+        lines: Where rows begin, as `_row_lines` yields it; goes on only where there are such lines.
+        num_before: Lines before the first row.
     """
-    rows = np.arange(num_rows, dtype=np.int64) + position
-    rejects = []
-    while bad:
-        reject = _reject(bad[0], num_before)
-        assert reject.row is not None
-        if reject.row > (rows[-1] if num_rows else position):
-            break
-        rows[rows >= reject.row] += 1
-        rejects.append(reject)
-        del bad[0]
-    first = np.arange(num_rows, dtype=np.int64) + position
-    return rows - first, rejects, int(rows[-1]) + 1 if num_rows else position
 
+    def __init__(self, found: list[Any], lines: Iterator[tuple[int, int]], num_before: int) -> None:
+        self._found, self._lines, self._num_before = found, lines, num_before
 
-def _reject(line: Any, num_before: int) -> Reject:
-    return Reject(
-        row=line.number - 1 - num_before,
-        reason=f"{line.actual_columns} cells, expected {line.expected_columns}",
-    )
+    def take(self, position: int, num_rows: int | None = None) -> tuple[Any, list[Reject]]:
+        """Take those that stand before the end of some rows.
+
+        Args:
+            position: In the file, of what comes first.
+            num_rows: How many rows there are; None takes all that is left.
+
+        Returns:
+            How many stand before each row, int64 [n], None where there are none; and the rejects.
+        """
+        if not self._found:
+            return None, []
+        numbers = np.array([line.number for line in self._found]) - 1 - self._num_before
+        before = numbers - np.arange(len(numbers)) - position  # rows that are fine before each
+        count = len(before) if num_rows is None else int(np.searchsorted(before, num_rows))
+        rejects = [
+            Reject(
+                row=int(number),
+                reason=f"{line.actual_columns} cells, expected {line.expected_columns}",
+                line=next((at for row, at in self._lines if row == number), None),
+            )
+            for number, line in zip(numbers[:count], self._found, strict=False)
+        ]
+        del self._found[:count]
+        skipped = np.searchsorted(before[:count], np.arange(num_rows or 0), side="right")
+        return (skipped if count else None), rejects
 
 
 def _parse_options(delimiter: str, quoting: bool, skip: Any = None) -> Any:
@@ -410,23 +420,24 @@ def line_of(path: str, system: Any, position: int, options: CsvOptions) -> int |
         position: Of the row in its file, from 0, unreadable rows counted.
         options: How cells are written.
     """
+    with contextlib.closing(_row_lines(path, system, options)) as lines:
+        return next((line for row, line in lines if row == position), None)
+
+
+def _row_lines(path: str, system: Any, options: CsvOptions) -> Generator[tuple[int, int]]:
+    """Yield the position of each row and the line, from 1, in which it begins."""
     import csv
 
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if options.quoting else csv.QUOTE_NONE
     with _text_stream(path, system, options) as source:
         reader = csv.reader(_lines(source), delimiter=options.delimiter_of(path), quoting=quoting)
         row, before = (-1 if options.columns is None else 0), 0
-        try:
+        with contextlib.suppress(csv.Error):
             for cells in reader:
-                start, before = before + 1, reader.line_num
-                if not cells:
-                    continue
-                if row == position:
-                    return start
-                row += 1
-        except csv.Error:
-            return None
-    return None
+                if cells:
+                    yield row, before + 1
+                    row += 1
+                before = reader.line_num
 
 
 def _lines(source: Any) -> Iterator[str]:

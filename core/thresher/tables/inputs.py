@@ -503,6 +503,8 @@ def _object_list(
     )
     if not fits:
         raise ValueError(f"shape {list(array.shape)}, expected {list(shape)}")
+    if array.dtype == dtype and is_finite(array):
+        return array  # an array of pixels would take long, one by one
     numbers = array.reshape(-1).tolist()
     return number_array(numbers, column, dtype, _raise, exact=exact).reshape(array.shape)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thresher.errors import DataError
 from thresher.tables.cells import MISSING, as_dtype, as_number, is_missing
 from thresher.tables.rows import RejectRow
 
@@ -371,8 +372,9 @@ def list_arrays(
     """Return a column of lists as an array [n, ...], and the length of each list, int64 [n].
 
     Lists of lists have one level for each axis of the input, each of the axis' size; a flat list
-    holds the row's numbers with the last axis fastest. Where an axis is free (-1, then the only
-    one), lists may differ in length and are filled up with zeros.
+    holds the row's numbers with the last axis fastest. Where the only axis is free (-1), lists may
+    differ in length and are filled up with zeros; free axes among several take the sizes that the
+    column's type fixes, as that of an array does.
 
     Args:
         cells: An Arrow array of n lists or tensors.
@@ -396,6 +398,16 @@ def list_arrays(
             )
         sizes = [1 if axis == -1 else axis for axis in shape]
         return np.zeros((len(cells), *sizes), dtype=dtype), np.zeros(len(cells), dtype=np.int64)
+    shape = _sized(cells.type, shape, column)
+    regular = _regular(cells, shape)
+    if regular is not None:
+        size = math.prod(shape)
+
+        def reject_regular(at: int, reason: str, name: str | None) -> None:
+            reject(at // size, f"{reason} (in a list)", name)
+
+        array = number_array(regular, column, dtype, reject_regular, exact=exact)
+        return array.reshape(len(cells), *shape), np.full(len(cells), size)
     fits, lengths, level, parents = _flattened(cells, column, shape, reject)
 
     def reject_row(at: int, reason: str, name: str | None) -> None:
@@ -412,6 +424,49 @@ def list_arrays(
     array = np.zeros((len(cells), width), dtype=dtype)
     array[np.arange(width) < lengths[:, None]] = values
     return array, lengths
+
+
+def _sized(kind: Any, shape: Sequence[int], column: str) -> Sequence[int]:
+    """Return an input's axes, free ones among several as large as a type of lists fixes them.
+
+    Raises:
+        DataError: If it does not.
+    """
+    import pyarrow as pa
+
+    if -1 not in shape or len(shape) == 1:
+        return shape
+    sizes, level = [], kind
+    while pa.types.is_fixed_size_list(level):
+        sizes.append(level.list_size)
+        level = level.value_type
+    if len(sizes) != len(shape):
+        raise DataError(
+            f'column "{column}" is {kind}, and the input {list(shape)} a row: lists may differ in '
+            "size, expected arrays of one size (NPZ, or Arrow's tensors)"
+        )
+    return tuple(got if want == -1 else want for want, got in zip(shape, sizes, strict=True))
+
+
+def _regular(cells: Any, shape: Sequence[int]) -> Any:
+    """Return the numbers of lists that are all of an input's axes; None where one is not."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    level = cells
+    for axis in _axes(cells.type, shape):
+        if axis < 1 or level.null_count:
+            return None
+        if pa.types.is_fixed_size_list(level.type):
+            sizes = {level.type.list_size}
+        elif is_list(level.type):
+            sizes = set(pc.min_max(pc.list_value_length(level)).as_py().values())
+        else:
+            return None
+        if sizes != {axis}:
+            return None
+        level = pc.list_flatten(level)
+    return None if is_list(level.type) else level
 
 
 def _flattened(

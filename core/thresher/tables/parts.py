@@ -154,7 +154,9 @@ def _listed(address: Address) -> list[Any]:
 
     def is_seen(info: Any) -> bool:
         inside = PurePosixPath(info.path).relative_to(PurePosixPath(address.root))
-        return not any(part.startswith((".", "_")) for part in inside.parts)
+        is_hidden = any(part.startswith((".", "_")) for part in inside.parts)
+        # beside data, a .txt file is a README more often than a table; by name it is read
+        return not is_hidden and inside.suffix.lower() != ".txt"
 
     return [info for info in files if not address.is_many or is_seen(info)]
 

@@ -87,7 +87,9 @@ def decode_picture(
             )
         decoded = _of_mode(ImageOps.exif_transpose(opened), mode, what)
     except (*_BROKEN, Image.DecompressionBombError) as error:
-        reason = "not a picture, or cut short" if isinstance(picture, bytes) else error
+        is_large = isinstance(error, Image.DecompressionBombError)
+        is_named = is_large or not isinstance(picture, bytes)
+        reason = error if is_named else "not a picture, or cut short"
         raise DataError(f"{what} cannot be decoded: {reason}") from error
     if size is not None:
         decoded = RESIZE[resize](decoded, size)

@@ -11,10 +11,14 @@ import numpy.typing as npt
 
 from thresher.errors import DataError, unknown_name
 
-__all__ = ["Reject", "RejectRow", "Rows", "check_columns"]
+__all__ = ["ColumnsError", "Reject", "RejectRow", "Rows", "check_columns"]
 
 RejectRow = Callable[[int, str, "str | None"], None]
 """Takes the row's position among the rows at hand, the reason, and the column."""
+
+
+class ColumnsError(DataError):
+    """A table can be read, and its columns are not those that are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +62,14 @@ def check_columns(columns: Iterable[str], held: Sequence[str], where: str) -> No
     """Refuse columns that a table does not hold, and a table whose column names repeat.
 
     Raises:
-        DataError: Names the table, the column, and the nearest that it holds.
+        ColumnsError: Names the table, the column, and the nearest that it holds.
     """
     if len(set(held)) < len(held):
         repeated = sorted({name for name in held if list(held).count(name) > 1})
-        raise DataError(
+        raise ColumnsError(
             f"{where}: column names must differ; repeated: "
             + ", ".join(f'"{name}"' for name in repeated[:5])
         )
     for name in columns:
         if name not in held:
-            raise DataError(f"{where}: {unknown_name('column', name, held)}")
+            raise ColumnsError(f"{where}: {unknown_name('column', name, held)}")

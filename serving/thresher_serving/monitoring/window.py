@@ -13,8 +13,8 @@ from typing import Any
 from thresher.errors import DataError, NotFoundError, counted
 from thresher.observations import BASELINE_FILE, Observations
 from thresher.published_models import PublishedModels
+from thresher.tables.address import Address, address_of
 from thresher_serving.scoring.folder import OBSERVATIONS_FILE, REPORT_FILE, OutputFolder
-from thresher_serving.scoring.places import Place, place_of
 
 __all__ = ["Window", "merged", "published_baseline", "read_window"]
 
@@ -95,21 +95,23 @@ def read_window(given: str | Path) -> Window:
         NotFoundError: If there is no report, or no observations beside it.
         DataError: If one of them cannot be read, they do not fit each other, or no row was read.
     """
-    place = place_of(given)
+    address = address_of(given)
     name = REPORT_FILE
-    if not place.is_many:
-        name = PurePosixPath(place.root).name
-        place = Place(str(PurePosixPath(place.given).parent), place.system, place.parent, True)
-    folder = OutputFolder(place)
+    if not address.is_many:
+        name = PurePosixPath(address.root).name
+        address = Address(
+            str(PurePosixPath(address.given).parent), address.system, address.parent, is_many=True
+        )
+    folder = OutputFolder(address)
     content = folder.read(name)
     if content is None:
         raise NotFoundError(
             f"{given}: no {REPORT_FILE}; expected the output folder of a `thresher score` that is "
             "done"
         )
-    report = _report(content, where=f"{place}/{name}")
+    report = _report(content, where=f"{address}/{name}")
     seen = folder.read(OBSERVATIONS_FILE)
-    where = f"{place}/{OBSERVATIONS_FILE}"
+    where = f"{address}/{OBSERVATIONS_FILE}"
     if seen is None and report["scored"]:
         raise NotFoundError(f"{where}: no such file; score the rows again, into a new folder")
     found = Observations.empty(len(report["labels"]))
@@ -122,7 +124,9 @@ def read_window(given: str | Path) -> Window:
         )
     broken = report["broken"]
     return Window(
-        name=PurePosixPath(place.root).name if place.given == "." else place.given.rstrip("/"),
+        name=PurePosixPath(address.root).name
+        if address.given == "."
+        else address.given.rstrip("/"),
         model=report["model"],
         version=report["version"],
         labels=report["labels"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,15 +12,28 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError, MissingExtraError, ServerError
+from thresher_serving.client.failures import RefusedError
 from thresher_serving.connection import Connection, as_connection
 from thresher_serving.scoring.model import ScoredVersion
 
-__all__ = ["Answers", "Engine", "OnnxRuntimeEngine", "TritonEngine"]
+__all__ = ["Answers", "Engine", "OnnxRuntimeEngine", "RefusedRowsError", "TritonEngine"]
 
 Array = npt.NDArray[Any]
 
 _BATCH_BYTES = 1 << 18
 _MIN_ROWS, _MAX_ROWS = 32, 1024
+_MAX_REASON = 300
+
+_OF_ONNX_RUNTIME = re.compile(r"onnx ?runtime|non-zero status code", re.IGNORECASE)
+"""In what a server says of an error that arose while the network ran."""
+_OF_THE_MACHINE = re.compile(
+    r"allocat|out of memory|bad_alloc|\b(CUDA|CUDNN|CUBLAS|TensorRT)\b", re.IGNORECASE
+)
+"""In errors that other rows would meet as well."""
+
+
+class RefusedRowsError(DataError):
+    """The network does not take these rows; fewer of them, or others, it may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,7 +58,8 @@ class Engine(Protocol):
         """Return what the version says of a batch.
 
         Raises:
-            ServerError: If there is nobody who answers.
+            RefusedRowsError: If the network fails on what these rows hold.
+            ServerError: If no server answers.
         """
         ...
 
@@ -107,9 +122,11 @@ class OnnxRuntimeEngine:
         """Return what the version says of a batch."""
         try:
             found = self._session.run(_outputs(with_logits), dict(inputs))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds
+        except Exception as error:
+            if not _OF_THE_MACHINE.search(str(error)):
+                raise _refused(error) from error
             shapes = {name: list(array.shape) for name, array in inputs.items()}
-            raise DataError(f"{self._title} does not take a batch of {shapes}: {error}") from None
+            raise DataError(f"{self._title} fails on a batch of {shapes}: {error}") from error
         return Answers(
             probabilities_NL=found[0],
             labels_NL=found[1],
@@ -158,14 +175,19 @@ class TritonEngine:
 
     def answer(self, inputs: Mapping[str, Array], *, with_logits: bool) -> Answers:
         """Return what the server says of a batch."""
-        found = self._client.predict(
-            self._version.model.name,
-            dict(inputs),
-            version=self._version.model.version,
-            outputs=_outputs(with_logits),
-            timeout_s=self._timeout_s,
-            allow_nonfinite=True,  # the job rejects the rows that are NaN, not the batch
-        )
+        try:
+            found = self._client.predict(
+                self._version.model.name,
+                dict(inputs),
+                version=self._version.model.version,
+                outputs=_outputs(with_logits),
+                timeout_s=self._timeout_s,
+                allow_nonfinite=True,  # the job rejects the rows that are NaN, not the batch
+            )
+        except (DataError, ServerError) as error:
+            if not _is_about_rows(error):
+                raise
+            raise _refused(error) from error
         return Answers(
             probabilities_NL=found.probabilities,
             labels_NL=found.labels,
@@ -175,6 +197,20 @@ class TritonEngine:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _is_about_rows(error: Exception) -> bool:
+    """Return whether a server could not answer because of what a request holds."""
+    if _OF_THE_MACHINE.search(str(error)):
+        return False
+    is_refused = isinstance(error, (DataError, RefusedError))
+    return is_refused or _OF_ONNX_RUNTIME.search(str(error)) is not None
+
+
+def _refused(error: Exception) -> RefusedRowsError:
+    """Return an error on one line, of a length that a table of rejected rows can hold."""
+    reason = " ".join(str(error).split())
+    return RefusedRowsError(f"the network refuses it: {reason}"[:_MAX_REASON])
 
 
 def _batch_rows(version: ScoredVersion) -> int:

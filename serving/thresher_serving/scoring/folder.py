@@ -25,7 +25,7 @@ import filelock
 from thresher.durable import fault_point
 from thresher.errors import DataError, PublishError
 from thresher.observations import Observations
-from thresher_serving.scoring.places import Place
+from thresher.tables.address import Address
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["OBSERVATIONS_FILE", "REPORT_FILE", "REPORT_PAGE", "OutputFolder", "PartWriter"]
@@ -47,7 +47,7 @@ _GROUP_BYTES = 1 << 25
 class OutputFolder:
     """Where a job writes, on any file system."""
 
-    place: Place
+    address: Address
 
     def begin(self, job: Mapping[str, Any]) -> bool:
         """Take the folder for a job; return whether it is one that goes on.
@@ -63,14 +63,14 @@ class OutputFolder:
 
         known = self.read(_JOB_FILE)
         if known is None:
-            held = self.place.system.get_file_info(
-                fs.FileSelector(self.place.root, allow_not_found=True)
+            held = self.address.system.get_file_info(
+                fs.FileSelector(self.address.root, allow_not_found=True)
             )
             names = {PurePosixPath(info.path).name for info in held}
             if names - {_JOB}:  # alone it is what a job left that died as it began
                 told = ", ".join(sorted(names)[:3])
                 raise DataError(
-                    f"{self.place} holds something else ({told}); expected a folder that is "
+                    f"{self.address} holds something else ({told}); expected a folder that is "
                     "empty, or that this very job has begun to write"
                 )
             self.write(_JOB_FILE, json.dumps(job, indent=1, ensure_ascii=False).encode())
@@ -78,7 +78,7 @@ class OutputFolder:
         try:
             before = json.loads(known)
         except ValueError as error:
-            raise DataError(f"{self.place}/{_JOB_FILE} cannot be read: {error}") from None
+            raise DataError(f"{self.address}/{_JOB_FILE} cannot be read: {error}") from None
         changed = [
             f"{key} was {_short(before.get(key))}, is {_short(value)}"
             for key, value in job.items()
@@ -86,7 +86,7 @@ class OutputFolder:
         ]
         if changed:
             raise DataError(
-                f"{self.place} was begun by another job: {'; '.join(changed)}. Name another "
+                f"{self.address} was begun by another job: {'; '.join(changed)}. Name another "
                 "--output, or remove this one"
             )
         return True
@@ -98,10 +98,10 @@ class OutputFolder:
         Raises:
             PublishError: If there is one, or the folder cannot be made.
         """
-        if not self.place.is_local:
+        if not self.address.is_local:
             yield
             return
-        folder = Path(self.place.root)
+        folder = Path(self.address.root)
         lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,18 +125,18 @@ class OutputFolder:
         """
         from pyarrow import fs
 
-        root = self.place.beneath(_JOB)
+        root = self.address.beneath(_JOB)
         selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
         found = {
             str(PurePosixPath(info.path).relative_to(PurePosixPath(root)))
-            for info in self.place.system.get_file_info(selector)
+            for info in self.address.system.get_file_info(selector)
         }
         broken = {name.removesuffix(_BROKEN) for name in found if name.endswith(_BROKEN)}
         for name in sorted(broken):
             with self._named_errors(name):
                 for file in (f"{_REJECTS}/{name}", f"{_JOB}/{name}{_BROKEN}"):
                     with contextlib.suppress(FileNotFoundError):
-                        self.place.system.delete_file(self.place.beneath(file))
+                        self.address.system.delete_file(self.address.beneath(file))
         return {name.removesuffix(_NOTE) for name in found if name.endswith(f".parquet{_NOTE}")}
 
     def tally(self, name: str) -> Tally:
@@ -147,9 +147,9 @@ class OutputFolder:
         """
         counts = self.read(f"{_JOB}/{name}{_NOTE}") or self.read(f"{_JOB}/{name}{_BROKEN}")
         if counts is None:
-            raise DataError(f"{self.place}/{_JOB}/{name}{_NOTE} is gone; run the job again")
+            raise DataError(f"{self.address}/{_JOB}/{name}{_NOTE} is gone; run the job again")
         seen = self.read(f"{_JOB}/{name}.npz")
-        where = f"{self.place}/{_JOB}/{name}.npz"
+        where = f"{self.address}/{_JOB}/{name}.npz"
         observed = None if seen is None else Observations.from_bytes(seen, where=where)
         return Tally.from_json(counts.decode(), observed)
 
@@ -165,8 +165,8 @@ class OutputFolder:
     def read(self, name: str) -> bytes | None:
         """Return a file's content, None where there is none."""
         try:
-            path = self.place.beneath(name)
-            with self.place.system.open_input_stream(path, compression=None) as stream:
+            path = self.address.beneath(name)
+            with self.address.system.open_input_stream(path, compression=None) as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             return None
@@ -179,9 +179,9 @@ class OutputFolder:
     @contextlib.contextmanager
     def stream(self, name: str) -> Iterator[Any]:
         """Yield a stream into a file that appears when all is written."""
-        path = self.place.beneath(name)
-        if not self.place.is_local:  # an object appears whole, when its stream is closed
-            with self.place.system.open_output_stream(path, compression=None) as stream:
+        path = self.address.beneath(name)
+        if not self.address.is_local:  # an object appears whole, when its stream is closed
+            with self.address.system.open_output_stream(path, compression=None) as stream:
                 yield stream
             return
         beside = Path(path).with_name(f".{PurePosixPath(path).name}.writing")
@@ -204,7 +204,7 @@ class OutputFolder:
             yield
         except OSError as error:
             raise PublishError(
-                f"{self.place}/{name} cannot be written: {error.strerror or error}. What is done "
+                f"{self.address}/{name} cannot be written: {error.strerror or error}. What is done "
                 "stays; run the same command again to go on"
             ) from None
 

@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError
 from thresher.observations import Observations
-from thresher_serving.scoring.csv_files import CsvForm
+from thresher.tables.address import Address
+from thresher.tables.csv_files import CsvOptions
+from thresher.tables.inputs import InputMaker, Inputs
+from thresher.tables.numbers import is_finite
+from thresher.tables.parts import Part
+from thresher.tables.reading import column_types, read_rows
+from thresher.tables.rows import ColumnsError, Reject, Rows
 from thresher_serving.scoring.engines import Answers, Engine
 from thresher_serving.scoring.folder import OutputFolder, PartWriter
-from thresher_serving.scoring.inputs import InputMaker, Inputs
 from thresher_serving.scoring.model import ScoredVersion
-from thresher_serving.scoring.numbers import is_finite
 from thresher_serving.scoring.outputs import OutputForm, rejects_table
-from thresher_serving.scoring.parts import Part
 from thresher_serving.scoring.pipeline import Chunk, chunk_rows, scored
-from thresher_serving.scoring.places import Place
-from thresher_serving.scoring.reading import columns_of, rows_of
-from thresher_serving.scoring.rows import Reject, Rows
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["Progress", "ScoringJob", "ScoringOptions"]
@@ -40,7 +41,7 @@ class ScoringOptions:
     """Columns of the input of numbers, in the order of training, where that is not known."""
     text_column: str | None = None
     """The column with texts, where it is not the one of training."""
-    csv: CsvForm = field(default_factory=CsvForm)
+    csv: CsvOptions = field(default_factory=CsvOptions)
     """How CSV files are written."""
 
 
@@ -58,13 +59,13 @@ class ScoringJob:
     Args:
         version: The version.
         options: How rows are read and written.
-        place: Where files lie; None for tables in memory.
+        address: Where the files are; None for tables in memory.
     """
 
     def __init__(
-        self, version: ScoredVersion, options: ScoringOptions, place: Place | None = None
+        self, version: ScoredVersion, options: ScoringOptions, address: Address | None = None
     ) -> None:
-        self.version, self.options, self._place = version, options, place
+        self.version, self.options, self._address = version, options, address
         self._kinds: dict[str, Any] = {}
         self._maker: InputMaker | None = None
 
@@ -76,48 +77,56 @@ class ScoringJob:
         """
         for part in parts:
             try:
-                found = columns_of(part, self._system, self.options.csv)
+                found = column_types(part, self._system, self.options.csv)
+            except ColumnsError:
+                raise
             except DataError:
                 continue  # a broken file is rejected as a whole, in its turn
             if found:
-                self.take(found, where=part.path)
+                self.take(found, where=part.path, is_csv=part.form == "csv")
 
-    def take(self, columns: Mapping[str, Any], *, where: str) -> None:
+    def take(self, columns: Mapping[str, Any], *, where: str, is_csv: bool = False) -> None:
         """Settle by the first file what the others have to hold, or refuse one that does not.
 
         Args:
-            columns: A file's Arrow types by name.
+            columns: A file's Arrow types by name; None for Python objects in memory.
             where: Its path.
+            is_csv: Whether bytes are texts that are not decoded yet.
 
         Raises:
             DataError: If a column is missing, of the wrong kind, or another one than before.
         """
         import pyarrow as pa
 
-        taken_over = self.options.form.columns
-        for column in taken_over:
+        taken_over = {}
+        for column in self.options.form.columns:
             if column not in columns:
                 raise DataError(
                     f'{where}: no column "{column}" to take over; the columns are '
                     f"{', '.join([*columns][:20])}"
                 )
+            kind = columns[column]
+            taken_over[column] = pa.string() if is_csv and pa.types.is_binary(kind) else kind
         if self._maker is None:
             self._maker = InputMaker(
-                self.version,
+                self.version.input_spec or InputSpec(exact=False),
+                self.version.model.inputs,
                 columns,
+                title=self.version.title,
+                folder=self.version.file.parent,
                 features=self.options.features,
                 text_column=self.options.text_column,
-                read_picture=None if self._place is None else self._read_picture,
+                read_file=None if self._address is None else self._read_file,
             )
-            self._kinds = {column: columns[column] for column in taken_over}
+            self._kinds = taken_over
         self._maker.check(columns, where)
-        for column, kind in [*self._kinds.items()]:
-            if pa.types.is_null(kind):  # a column without a value fits whatever others hold
-                self._kinds[column] = columns[column]
-            elif columns[column] != kind and not pa.types.is_null(columns[column]):
+        for column, kind in taken_over.items():
+            before = self._kinds[column]
+            if pa.types.is_null(before):  # a column without a value fits whatever others hold
+                self._kinds[column] = kind
+            elif kind != before and not pa.types.is_null(kind):
                 raise DataError(
-                    f'{where}: column "{column}" is {columns[column]}, in the files before it '
-                    f"is {kind}"
+                    f'{where}: column "{column}" is {kind}, in the files before it is {before}'
                 )
 
     @property
@@ -126,14 +135,14 @@ class ScoringJob:
         return self.options.form.schema(self.version, self._kinds)
 
     def inputs(self, rows: Rows, *, folder: str = "") -> Inputs:
-        """Return the inputs of a chunk; pictures that its cells name lie in the folder."""
+        """Return the inputs of a chunk; the folder holds the pictures that its cells name."""
         assert self._maker is not None
-        return self._maker.inputs(rows, folder=folder)
+        return self._maker.make(rows, folder=folder)
 
     @property
     def _system(self) -> Any:
-        assert self._place is not None
-        return self._place.system
+        assert self._address is not None
+        return self._address.system
 
     def run(
         self,
@@ -148,7 +157,7 @@ class ScoringJob:
         Reading, scoring and writing run side by side, also across the border of two parts.
 
         Raises:
-            ServerError: If there is nobody who answers; what is written stays.
+            ServerError: If no server answers; what is written stays.
             PublishError: If the folder cannot be written.
         """
         writer: PartWriter | None = None
@@ -188,17 +197,17 @@ class ScoringJob:
 
     def _chunks_of(self, part: Part, engine: Engine) -> Iterator[Chunk]:
         if self._maker is None:  # every file is empty, or broken
-            columns_of(part, self._system, self.options.csv)
+            column_types(part, self._system, self.options.csv)
             return
         wanted = tuple(dict.fromkeys([*self._maker.needed, *self._kinds]))
         size = chunk_rows(engine, self.version)
         csv = self.options.csv
-        for rows in rows_of(part, self._system, wanted, chunk_rows=size, csv=csv):
+        for rows in read_rows(part, self._system, wanted, chunk_rows=size, csv=csv):
             inputs = self.inputs(rows, folder=part.folder)
             row = rows.first_row - part.first_row
             yield Chunk(part=part, rows=rows, inputs=inputs, row=row)
 
-    def _read_picture(self, path: str) -> bytes:
+    def _read_file(self, path: str) -> bytes:
         """Return a picture's file."""
         try:
             with self._system.open_input_stream(path, compression=None) as file:
@@ -218,19 +227,32 @@ class ScoringJob:
         rows, inputs = chunk.rows, chunk.inputs
         answers = chunk.answers()
         kept, rejects = inputs.kept, list(inputs.rejects)
-        if answers is not None and not is_finite(answers.probabilities_NL):
-            fine = np.isfinite(answers.probabilities_NL).all(axis=1)
-            rejects += [
-                Reject(row=rows.first_row + int(row), reason="the network gave NaN")
-                for row in kept[~fine]
-            ]
-            answers, kept = _of_rows(answers, fine), kept[fine]
+        ids = {name: self._id_cells(name, rows) for name in self._kinds}
+        wrong: dict[int, tuple[str, str | None]] = {
+            at: (reason, None) for at, reason in chunk.refused.items()
+        }
+        if answers is not None:
+            for at in _not_finite(answers.probabilities_NL):
+                wrong.setdefault(at, ("the network gave NaN", None))
+        for name, (_, not_text) in ids.items():
+            found = np.flatnonzero(np.isin(kept, not_text)).tolist()
+            wrong |= dict.fromkeys(found, ("not UTF-8", name))
+        if wrong:
+            for at in sorted(wrong):
+                reason, column = wrong[at]
+                row = rows.position(int(kept[at]))
+                rejects.append(Reject(row=row, reason=reason, column=column))
+            fine = np.setdiff1d(np.arange(len(kept)), np.array([*wrong]))
+            answers = None if answers is None else _of_rows(answers, fine)
+            kept = kept[fine]
+        rejects.sort(key=lambda reject: -1 if reject.row is None else reject.row)
         tally.num_read += rows.num_rows + len(rows.rejects)
         tally.num_scored += len(kept)
         tally.reject(rejects)
-        told = rejects_table(rejects, self._ids(rows, _positions(rejects, rows)))
+        cells = {name: held for name, (held, _) in ids.items()}
+        refused = rejects_table(rejects, _taken(cells, _among(rejects, rows)))
         if answers is None or not len(kept):
-            return None, told
+            return None, refused
         if tally.seen is None:
             columns = {} if self._maker is None else self._maker.columns
             num_labels = self.version.decision.num_labels
@@ -239,39 +261,64 @@ class ScoringJob:
         if answers.logits_NL is not None:
             seen = {name: array[chunk.seen] for name, array in inputs.arrays.items()}
             tally.seen.observe(answers.logits_NL, seen)
-        ids = self._ids(rows, kept)
-        row = pa.array(kept + rows.first_row, pa.int64())
+        if len(kept) < rows.num_rows:
+            cells = _taken(cells, kept)
+        row = pa.array(rows.positions(kept), pa.int64())
         labels = pa.array(self.version.decision.labels, pa.string())
-        held = [*ids.values(), row, *self.options.form.arrays(answers, labels)]
-        return pa.RecordBatch.from_arrays(held, schema=self.schema), told
+        held = [*cells.values(), row, *self.options.form.arrays(answers, labels)]
+        return pa.RecordBatch.from_arrays(held, schema=self.schema), refused
 
-    def _ids(self, rows: Rows, at: Any) -> dict[str, Any]:
-        """Return the columns that are taken over, of some rows of a chunk; null where at is."""
+    def _id_cells(self, name: str, rows: Rows) -> tuple[Any, list[int]]:
+        """Return a column that is taken over, in its kind, and the rows whose text is no UTF-8."""
         import pyarrow as pa
 
-        is_whole = len(at) == rows.num_rows and isinstance(at, np.ndarray)
-        index = pa.array(at, pa.int64())
-        found = {}
-        for name, kind in self._kinds.items():
-            whole = rows.columns[name]
-            cells = whole if is_whole else whole.take(index)
-            found[name] = cells if cells.type == kind else _as_texts(cells, kind)
-        return found
+        cells, kind = rows.columns[name], self._kinds[name]
+        if not hasattr(cells, "type"):
+            return pa.array(cells, kind), []
+        if cells.type == kind:
+            return cells, []
+        try:
+            return cells.cast(kind), []  # a CSV file's bytes, or nothing but nulls
+        except pa.ArrowInvalid:
+            held = cells.to_pylist()
+            texts = [None if cell is None else cell.decode(errors="replace") for cell in held]
+            wrong = [
+                row
+                for row, (cell, text) in enumerate(zip(held, texts, strict=True))
+                if text is not None and cell != text.encode()
+            ]
+            return pa.array(texts, kind), wrong
 
 
-def _positions(rejects: Sequence[Reject], rows: Rows) -> list[int | None]:
-    """Return where rejected rows stand in their chunk; None for a line that is no row."""
-    return [None if reject.row is None else reject.row - rows.first_row for reject in rejects]
+def _not_finite(probabilities_NL: Any) -> list[int]:
+    """Return the rows that hold NaN."""
+    if is_finite(probabilities_NL):
+        return []
+    found: list[int] = np.flatnonzero(~np.isfinite(probabilities_NL).all(axis=1)).tolist()
+    return found
 
 
-def _as_texts(cells: Any, kind: Any) -> Any:
-    """Return a CSV file's bytes as texts, and nothing as nulls."""
+def _among(rejects: Sequence[Reject], rows: Rows) -> list[int | None]:
+    """Return which of a chunk's rows are rejected; None for one that is in no column."""
+    positions = rows.positions(np.arange(rows.num_rows))
+    found: list[int | None] = []
+    for reject in rejects:
+        at = (
+            int(np.searchsorted(positions, reject.row))
+            if reject.row is not None
+            else len(positions)
+        )
+        is_held = at < len(positions) and positions[at] == reject.row
+        found.append(at if is_held else None)
+    return found
+
+
+def _taken(columns: Mapping[str, Any], at: Any) -> dict[str, Any]:
+    """Return some rows of Arrow columns, null where a position is None."""
     import pyarrow as pa
 
-    if pa.types.is_null(cells.type):
-        return pa.nulls(len(cells), kind)
-    texts = (None if cell is None else cell.decode(errors="replace") for cell in cells.to_pylist())
-    return pa.array(texts, kind)
+    index = pa.array(at, pa.int64())
+    return {name: cells.take(index) for name, cells in columns.items()}
 
 
 def _of_rows(answers: Answers, keep: Any) -> Answers:

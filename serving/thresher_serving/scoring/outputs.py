@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import ConfigError, unknown_name
+from thresher.tables.rows import Reject
 from thresher_serving.scoring.engines import Answers
 from thresher_serving.scoring.model import ScoredVersion
-from thresher_serving.scoring.rows import Reject
 
 __all__ = ["LabelForm", "OutputForm", "ProbabilityForm", "rejects_table"]
 

@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from thresher_serving.scoring.engines import Answers, Engine
-from thresher_serving.scoring.inputs import Inputs
+from thresher.tables.inputs import Inputs
+from thresher.tables.rows import Rows
+from thresher_serving.scoring.engines import Answers, Engine, RefusedRowsError
 from thresher_serving.scoring.model import ScoredVersion
-from thresher_serving.scoring.rows import Rows
 
 __all__ = ["Chunk", "chunk_rows", "scored"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+_Answered = tuple[Array, Answers]
+"""int64 [n]: rows, by position among those that have inputs; and what is said of them."""
 
 _CHUNK_ROWS = 32_768
 _CHUNK_BYTES = 1 << 24
@@ -42,8 +44,10 @@ class Chunk:
     """Its first row in what it is a part of."""
     part: Any = None
     """What they are of."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Why, of rows that the network does not take: by position among those that have inputs."""
     _order: Array | None = None
-    _answers: list[Future[Answers]] = field(default_factory=list)
+    _answers: list[Future[list[_Answered]]] = field(default_factory=list)
     _seen: list[Array] = field(default_factory=list)
     """Rows that are to be observed."""
 
@@ -60,36 +64,70 @@ class Chunk:
             self._order = np.argsort(-inputs.lengths, kind="stable")
             self._seen = [np.arange(0, num_rows, 1 if sees_all else _SEEN_EVERY)]
         for start in range(0, num_rows, size):
-            at = slice(start, start + size)
-            if self._order is None or inputs.lengths is None:
-                batch = {name: array[at] for name, array in inputs.arrays.items()}
+            stop = min(start + size, num_rows)
+            is_seen = True
+            if self._order is None:
                 is_seen = sees_all or (self.row + start) // size % _SEEN_EVERY == 0
                 if is_seen:
-                    self._seen.append(np.arange(start, min(start + size, num_rows)))
-            else:
-                rows = self._order[at]
-                batch = _trimmed(inputs, rows, int(inputs.lengths[rows].max(initial=1)))
-                is_seen = True
-            self._answers.append(pool.submit(engine.answer, batch, with_logits=is_seen))
+                    self._seen.append(np.arange(start, stop))
+            self._answers.append(
+                pool.submit(self._answered, engine, start, stop, with_logits=is_seen)
+            )
+
+    def _answered(
+        self, engine: Engine, start: int, stop: int, *, with_logits: bool
+    ) -> list[_Answered]:
+        """Return the answers to a batch; where it is refused, to each half of it by itself."""
+        try:
+            found = engine.answer(self._batch(start, stop), with_logits=with_logits)
+        except RefusedRowsError as error:
+            if stop - start == 1:
+                row = start if self._order is None else int(self._order[start])
+                self.refused[row] = str(error)
+                return []
+            middle = (start + stop) // 2
+            return [
+                *self._answered(engine, start, middle, with_logits=with_logits),
+                *self._answered(engine, middle, stop, with_logits=with_logits),
+            ]
+        rows = np.arange(start, stop) if self._order is None else self._order[start:stop]
+        return [(rows, found)]
+
+    def _batch(self, start: int, stop: int) -> dict[str, Array]:
+        inputs = self.inputs
+        if self._order is None or inputs.lengths is None:
+            return {name: array[start:stop] for name, array in inputs.arrays.items()}
+        rows = self._order[start:stop]
+        return _trimmed(inputs, rows, int(inputs.lengths[rows].max(initial=1)))
 
     def answers(self) -> Answers | None:
-        """Return what the version says of the rows that have inputs, None where none has.
+        """Return what the version says of the rows that have inputs, None where it takes none.
 
-        Its logits are those of the rows in `seen` alone.
+        Of rows that are refused, probabilities are NaN. Its logits are those of the rows in `seen`
+        alone.
         """
-        found = [future.result() for future in self._answers]
+        found = [each for future in self._answers for each in future.result()]
         self._answers.clear()
         if not found:
             return None
-        logits = [a.logits_NL for a in found if a.logits_NL is not None]
-        logits_NL = self._back(logits) if logits else None
-        if self._order is not None and logits_NL is not None:
-            logits_NL = logits_NL[self.seen]
+        if self.refused:
+            self._seen = [np.setdiff1d(self.seen, np.array([*self.refused]))]
+        logits = [(rows, a.logits_NL) for rows, a in found if a.logits_NL is not None]
+        logits_NL = None
+        if logits and self._is_in_order:
+            logits_NL = self._back(logits)  # of these rows alone
+        elif logits:
+            logits_NL = self._back(logits)[self.seen]
         return Answers(
-            probabilities_NL=self._back([a.probabilities_NL for a in found]),
-            labels_NL=self._back([a.labels_NL for a in found]),
+            probabilities_NL=self._back([(rows, a.probabilities_NL) for rows, a in found]),
+            labels_NL=self._back([(rows, a.labels_NL) for rows, a in found]),
             logits_NL=logits_NL,
         )
+
+    @property
+    def _is_in_order(self) -> bool:
+        """Whether the answers, one after the other, are those of all rows as they were read."""
+        return self._order is None and not self.refused
 
     @property
     def seen(self) -> Array:
@@ -101,13 +139,15 @@ class Chunk:
         for future in self._answers:
             future.cancel()
 
-    def _back(self, parts: list[Array]) -> Array:
-        """Return the rows of some batches in the order in which they were read."""
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if self._order is None:
+    def _back(self, parts: list[tuple[Array, Array]]) -> Array:
+        """Return the answers of some batches in the order in which their rows were read."""
+        answers = [answers for _, answers in parts]
+        whole = answers[0] if len(answers) == 1 else np.concatenate(answers)
+        if self._is_in_order:
             return whole
-        found = np.empty_like(whole)
-        found[self._order] = whole
+        nothing = np.nan if whole.dtype.kind == "f" else 0
+        found = np.full((len(self.inputs.kept), *whole.shape[1:]), nothing, dtype=whole.dtype)
+        found[np.concatenate([rows for rows, _ in parts])] = whole
         return found
 
 
@@ -125,7 +165,7 @@ def scored(chunks: Iterable[Chunk | T], engine: Engine) -> Iterator[Chunk | T]:
     Chunks are made in a thread of their own. Nothing runs on when the iterator is closed.
 
     Raises:
-        ServerError: If there is nobody who answers, and whatever making a chunk raises.
+        ServerError: If no server answers; also what making a chunk raises.
     """
     waiting: deque[Chunk | T] = deque()
     pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="score")

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from thresher.errors import MissingExtraError, ServerError
+from thresher.tables.parts import Part
 from thresher_serving.scoring.engines import OnnxRuntimeEngine
 from thresher_serving.scoring.folder import OutputFolder
 from thresher_serving.scoring.job import Progress, ScoringJob
-from thresher_serving.scoring.parts import Part
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["RayWorkers"]

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 from thresher.errors import ServerError
 from thresher.observations import Observations
+from thresher.tables.address import address_of
+from thresher.tables.parts import Part, digest_of, find_parts
+from thresher.tables.reading import FILE_COLUMN
 from thresher_serving.scoring.engines import Engine
 from thresher_serving.scoring.folder import OBSERVATIONS_FILE, OutputFolder
 from thresher_serving.scoring.job import Progress, ScoringJob, ScoringOptions
 from thresher_serving.scoring.model import ScoredVersion
-from thresher_serving.scoring.parts import Part, digest_of, find_parts
-from thresher_serving.scoring.places import place_of
 from thresher_serving.scoring.report import ScoringReport, write_report
 from thresher_serving.scoring.tally import Tally
 
@@ -68,7 +69,7 @@ def score_files(
 
     Args:
         version: The version that scores.
-        given: A file, folder, glob or URI of Parquet, Arrow, CSV, NPZ or picture files.
+        given: A file, folder, glob or URI of Parquet, Arrow, CSV, NPZ, ARFF or picture files.
         output: The folder; empty, or begun by this very job.
         workers: Who scores.
         options: How files are read and written.
@@ -78,18 +79,24 @@ def score_files(
     Raises:
         NotFoundError: If there is no input.
         DataError: If columns do not fit, or the folder holds something else or another job.
-        ServerError: If there is nobody who answers; run it again to go on.
+        ServerError: If no server answers; run it again to go on.
         PublishError: If the folder cannot be written; run it again to go on.
     """
     options = options or ScoringOptions()
     begin = time.monotonic()
-    place = place_of(given)
-    parts = find_parts(place)
-    job = ScoringJob(version, options, place)
+    address = address_of(given)
+    parts = find_parts(address)
+    if parts[0].form == "pictures" and FILE_COLUMN not in options.form.columns:
+        # a row's position says little of which picture it is
+        columns = (FILE_COLUMN, *options.form.columns)
+        options = dataclasses.replace(
+            options, form=dataclasses.replace(options.form, columns=columns)
+        )
+    job = ScoringJob(version, options, address)
     job.check(parts)
-    folder = OutputFolder(place_of(output, must_exist=False))
+    folder = OutputFolder(address_of(output, must_exist=False))
     with folder.alone():
-        goes_on = folder.begin(_identity(version, place.given, parts, options))
+        goes_on = folder.begin(_identity(version, address.given, parts, options))
         done = folder.done() if goes_on else set()
         left = [part for part in parts if part.name not in done]
         begun(left, len(parts) - len(left))
@@ -108,8 +115,8 @@ def score_files(
             total += folder.tally(part.name)
         report = ScoringReport(
             version=version,
-            given=place.given,
-            output=folder.place.given,
+            given=address.given,
+            output=folder.address.given,
             num_parts=len(parts),
             num_taken_over=len(parts) - len(left),
             num_read_now=num_read,

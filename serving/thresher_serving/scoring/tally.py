@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thresher.observations import Observations
-from thresher_serving.scoring.rows import Reject
+from thresher.tables.rows import Reject
 
 __all__ = ["Tally"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.deployments import get_deploy_client
 from mlflow.deployments.interface import plugin_store, run_local
 from mlflow.exceptions import MlflowException
 
+from support.networks import publish_network
 from support.triton import Triton, triton
 from support.versions import LABELS, ROWS, offset, publish_version
+from thresher.artifacts.input_spec import InputSpec
 from thresher.registry import connect
 from thresher_serving import Runtime
 
@@ -133,6 +137,65 @@ def test_mlflows_command_line_finds_the_installed_plugin(home: Path, server: Tri
     assert [row["version"] for row in rows] == [1] * len(ROWS)
     mlflow("delete", *target, *name)
     assert "weather" not in mlflow("list", *target)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory, runtime: Runtime) -> Iterator[Triton]:
+    """A server of a model whose logits are wind, sun and rain."""
+    folder = tmp_path_factory.mktemp("named")
+    spec = InputSpec(columns={"features": ("wind", "sun", "rain")})
+    nodes = [("Identity", ["features"], ["logits"])]
+    inputs = {"features": (1, [3])}
+    publish_network(folder / "models", nodes, inputs, labels=("wind", "sun", "rain"), spec=spec)
+    with triton(runtime, folder / "models", ["net"], log=folder / "log") as running:
+        yield running
+
+
+COLUMNS = {"wind": [0.5, -2.0], "sun": [1.5, 0.0], "rain": [-1.0, 3.0]}
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(COLUMNS)], ids=",".join)
+def test_columns_are_taken_by_name_whatever_their_order(
+    named: Triton, order: tuple[str, ...]
+) -> None:
+    client = get_deploy_client(f"triton:{named.grpc_url}")
+    table = {name: COLUMNS[name] for name in order}
+    for given in (pd.DataFrame(table), table, {k: np.array(v) for k, v in table.items()}):
+        for row, answer in enumerate(client.predict("net", given)["predictions"]):
+            told = {name: 1 / (1 + np.exp(-COLUMNS[name][row])) for name in COLUMNS}
+            assert answer["probabilities"] == pytest.approx(told)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["wind", "suns", "rain"], 'unknown column "suns"; did you mean "sun"'),
+        (["wind", "sun"], "rain"),
+        (["wind", "sun", "rain", "id"], 'unknown column "id"'),
+        (["wind", "sun", "rain", "sun"], 'column names must differ; repeated: "sun"'),
+    ],
+)
+def test_columns_that_are_missing_unknown_or_repeated_are_refused(
+    named: Triton, columns: list[str], message: str
+) -> None:
+    client = get_deploy_client(f"triton:{named.grpc_url}")
+    frame = pd.DataFrame(np.zeros((2, len(columns))), columns=columns)
+    with pytest.raises(MlflowException, match=message):
+        client.predict("net", frame)
+
+
+def test_arrays_are_taken_by_the_name_of_their_input(named: Triton) -> None:
+    client = get_deploy_client(f"triton:{named.grpc_url}")
+    rows = np.stack([*COLUMNS.values()], axis=1)
+    answers = [
+        client.predict("net", given)["predictions"]
+        for given in (rows, rows.tolist(), {"features": rows}, {"features": rows.tolist()})
+    ]
+    assert all(answer == answers[0] for answer in answers)
+    frame = pd.DataFrame({"features": rows.tolist()})
+    assert client.predict("net", frame)["predictions"] == answers[0]
+    with pytest.raises(MlflowException, match="row 1.*missing, expected a number"):
+        client.predict("net", {"features": [[1.0, 2, 3], [1.0, float("nan"), 3]]})
 
 
 def test_run_local_needs_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

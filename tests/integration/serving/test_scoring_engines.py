@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from support.mlflow_server import free_port
+from support.networks import publish_network
 from support.scoring import (
     OPTIONS,
     engine_of,
@@ -29,7 +31,7 @@ from support.scoring import (
 from support.triton import Triton, triton
 from thresher.errors import ServerError
 from thresher_serving import Runtime
-from thresher_serving.scoring import HereWorkers, ScoredVersion, TritonEngine, score_files
+from thresher_serving.scoring import HereWorkers, ScoredVersion, TritonEngine, score, score_files
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,29 @@ def test_a_triton_server_says_what_onnx_runtime_says_here(
     workers.close()
     assert same(tmp_path / "here", tmp_path / "there")
     assert here.to_dict() | {"output": ""} == there.to_dict() | {"output": ""}
+
+
+def test_a_row_that_the_network_refuses_costs_that_row_on_a_server_too(
+    tmp_path: Path, runtime: Runtime
+) -> None:
+    version = publish_network(
+        tmp_path / "models",
+        [("Gather", ["table", "id"], ["rows"]), ("Squeeze", ["rows", "axis"], ["logits"])],
+        {"id": (7, [1])},
+        constants={"table": np.float32([[1, -1], [-1, 1]]), "axis": np.int64([1])},
+    )
+    ids = [at % 2 for at in range(400)]
+    ids[7], ids[200], ids[399] = 5, -9, 2
+    rows = pa.table({"id": ids})
+    with triton(runtime, tmp_path / "models", ["net"], log=tmp_path / "log") as running:
+        engine = TritonEngine(version, running.grpc_url)
+        found = score(version, rows, engine)
+        engine.close()
+    assert found.rejects["row"].to_pylist() == [7, 200, 399]
+    assert all("refuses it" in reason for reason in found.rejects["reason"].to_pylist())
+    here = score(version, rows, engine_of(version))
+    assert found.table.select(["row", "labels"]).equals(here.table.select(["row", "labels"]))
+    assert found.tally.num_scored == 397
 
 
 def test_a_server_that_goes_away_stops_a_job_which_another_one_ends(

@@ -28,7 +28,8 @@ from support.scoring import (
     write_parts,
 )
 from support.versions import LABELS
-from thresher_serving.scoring import CsvForm, OutputForm, ScoredVersion, ScoringOptions, score
+from thresher.tables.csv_files import CsvOptions
+from thresher_serving.scoring import OutputForm, ScoredVersion, ScoringOptions, score
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +110,10 @@ def test_rows_that_cannot_be_scored_are_kept_with_their_reason(
     report = score_into(version, tmp_path / "in.parquet", tmp_path / "out")
     found, rejects = read_parts(tmp_path / "out"), read_rejects(tmp_path / "out")
     assert [(r["row"], r["column"], r["reason"], r["id"]) for r in rejects] == [
-        (3, "wind", "null, expected a number", "row 3"),
-        (7, "sun", "NaN", "row 7"),
+        (3, "wind", "missing, expected a number", "row 3"),
+        (7, "sun", "missing, expected a number", "row 7"),
         (11, "cloud", "infinite", "row 11"),
-        (49, "sun", "infinite", "row 49"),
+        (49, "sun", "1e+300 is too large for float32", "row 49"),
     ]
     kept = [at for at in range(50) if at not in {3, 7, 11, 49}]
     assert found["row"].to_pylist() == kept
@@ -127,12 +128,14 @@ def test_csv_cells_cost_a_row_and_broken_lines_are_told(
     (tmp_path / "in.csv").write_bytes("\n".join(lines).encode() + b"\nf\xff,1,2,\xfe\n")
     report = score_into(version, tmp_path / "in.csv", tmp_path / "out")
     assert read_parts(tmp_path / "out")["id"].to_pylist() == ["a", "e"]
-    assert [(r["id"], r["line"], r["reason"]) for r in read_rejects(tmp_path / "out")] == [
-        (None, 4, "3 cells, expected 4"),
-        ("b", None, '"x" is no number'),
-        ("d", None, "null, expected a number"),
-        ("f�", None, '"�" is no number'),
+    found = [(r["id"], r["row"], r["line"], r["reason"]) for r in read_rejects(tmp_path / "out")]
+    assert found == [
+        ("b", 1, None, '"x" is no number'),
+        (None, 2, 4, "3 cells, expected 4"),
+        ("d", 3, None, "missing, expected a number"),
+        ("f�", 5, None, "not UTF-8: invalid start byte at byte 0"),
     ]
+    assert read_parts(tmp_path / "out")["row"].to_pylist() == [0, 4]
     assert (report.tally.num_read, report.tally.num_rejected) == (6, 4)
 
 
@@ -150,7 +153,7 @@ def test_a_tsv_file_without_header_and_with_lone_quotes_is_read(
     options = ScoringOptions(
         features=COLUMNS,
         form=OutputForm(columns=("id",)),
-        csv=CsvForm(columns=("id", *COLUMNS), quoting=False),
+        csv=CsvOptions(columns=("id", *COLUMNS), quoting=False),
     )
     score_into(version, tmp_path / "in.tsv", tmp_path / "out", options)
     assert read_parts(tmp_path / "out")["id"].to_pylist() == ['say "hi', "b"]
@@ -188,9 +191,9 @@ def test_lists_of_another_length_are_rejected(version: ScoredVersion, tmp_path: 
     assert read_parts(tmp_path / "out")["row"].to_pylist() == [0, 4]
     assert {r["row"]: r["reason"] for r in read_rejects(tmp_path / "out")} == {
         1: "a list of 1 numbers, expected 3",
-        2: "null, expected a list of numbers",
-        3: "NaN or infinite numbers",
-        5: "null, expected a number",
+        2: "missing, expected a list of numbers",
+        3: "missing, expected a number (in a list)",
+        5: "missing, expected a number (in a list)",
     }
 
 
@@ -223,7 +226,7 @@ def test_a_glob_takes_what_it_names_and_nothing_below(
 def test_large_files_are_cut_at_their_row_groups(
     version: ScoredVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("thresher_serving.scoring.parts._PART_ROWS", 100)
+    monkeypatch.setattr("thresher.tables.parts._PART_ROWS", 100)
     rows = write_parts(tmp_path / "in", 1, 300)
     report = score_into(version, tmp_path / "in", tmp_path / "out")
     assert report.num_parts == 4  # 37 rows a group, two groups a part
@@ -263,6 +266,17 @@ def test_the_report_holds_counts_that_add_up_and_rates_by_label(
     assert (told["model"], told["version"]) == ("weather", 1)
 
 
+def test_a_finished_job_that_is_run_again_keeps_how_fast_it_was(
+    version: ScoredVersion, tmp_path: Path
+) -> None:
+    write_parts(tmp_path / "in", 2, 60)
+    score_into(version, tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out" / "_report.json").read_bytes()
+    score_into(version, tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "_report.json").read_bytes() == before
+    assert json.loads(before)["run"]["rows_per_s"] > 0
+
+
 def test_tables_and_frames_in_memory(version: ScoredVersion) -> None:
     rows = table(90)
     told = names_of(expected(version, rows)[1])
@@ -273,7 +287,7 @@ def test_tables_and_frames_in_memory(version: ScoredVersion) -> None:
     frame = pd.DataFrame({"id": ["a", "b"], "wind": [1.0, None], "sun": [1, 2], "cloud": [0, 0]})
     found = score(version, frame, engine_of(version), OPTIONS)
     assert found.table["id"].to_pylist() == ["a"]
-    assert found.rejects.to_pylist()[0]["reason"] == "null, expected a number"
+    assert found.rejects.to_pylist()[0]["reason"] == "missing, expected a number"
     assert found.tally.num_read == 2
 
 

@@ -25,6 +25,9 @@ from support.scoring import (
 )
 from thresher.errors import ConfigError, DataError, NotFoundError, PublishError, ThresherError
 from thresher.published_models import PublishedModels
+from thresher.tables.parts import Part
+from thresher.tables.reading import read_rows
+from thresher.tables.rows import Rows
 from thresher_serving.scoring import (
     OnnxRuntimeEngine,
     OutputForm,
@@ -33,9 +36,6 @@ from thresher_serving.scoring import (
     score,
 )
 from thresher_serving.scoring.engines import Answers
-from thresher_serving.scoring.parts import Part
-from thresher_serving.scoring.reading import rows_of
-from thresher_serving.scoring.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,24 @@ def test_a_column_that_is_missing_names_file_column_and_the_nearest(
     assert 'unknown column "wind"; did you mean "winds"?' in told
 
 
-def test_a_column_of_texts_where_numbers_are_needed(version: ScoredVersion, tmp_path: Path) -> None:
-    rows = table(5)
-    pq.write_table(rows.set_column(2, "wind", pa.array(["a"] * 5)), tmp_path / "in.parquet")
+@pytest.mark.parametrize("kind", [pa.date32(), pa.struct([("a", pa.int8())]), pa.timestamp("ms")])
+def test_a_column_of_a_kind_that_is_no_number(
+    version: ScoredVersion, tmp_path: Path, kind: pa.DataType
+) -> None:
+    rows = table(5).set_column(2, "wind", pa.nulls(5, kind))
+    pq.write_table(rows, tmp_path / "in.parquet")
     told = refused(version, tmp_path / "in.parquet", tmp_path / "out")
-    assert 'in.parquet: column "wind" is string, expected numbers' in told
+    assert f'in.parquet: column "wind" is {kind}, expected numbers' in told
+
+
+def test_numbers_written_as_texts_are_read_and_words_rejected(
+    version: ScoredVersion, tmp_path: Path
+) -> None:
+    rows = table(3).set_column(2, "wind", pa.array(["1.5", "gale", " -2e0 "]))
+    pq.write_table(rows, tmp_path / "in.parquet")
+    score_into(version, tmp_path / "in.parquet", tmp_path / "out")
+    assert read_parts(tmp_path / "out")["row"].to_pylist() == [0, 2]
+    assert [r["reason"] for r in read_rejects(tmp_path / "out")] == ['"gale" is no number']
 
 
 def test_an_id_column_that_changes_its_kind_between_files(
@@ -116,7 +129,7 @@ def test_inputs_that_are_not_there_or_of_several_kinds(
     refused(version, tmp_path / "none", tmp_path / "out", error=NotFoundError)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/readme.txt").write_text("")
-    assert "no file to score" in refused(
+    assert "no file to read" in refused(
         version, tmp_path / "in", tmp_path / "out", error=NotFoundError
     )
     pq.write_table(table(5), tmp_path / "in/a.parquet")
@@ -191,9 +204,9 @@ def test_a_file_that_was_out_of_reach_is_tried_again(
     def out_of_reach(part: Part, *rest: Any, **more: Any) -> Iterator[Rows]:
         if part.name == "part-001.parquet":
             raise DataError(f"{part.path} cannot be read: the network is down")
-        return rows_of(part, *rest, **more)
+        return read_rows(part, *rest, **more)
 
-    monkeypatch.setattr("thresher_serving.scoring.job.rows_of", out_of_reach)
+    monkeypatch.setattr("thresher_serving.scoring.job.read_rows", out_of_reach)
     first = score_into(version, tmp_path / "in", tmp_path / "out")
     assert (first.tally.num_scored, len(first.tally.broken)) == (200, 1)
     monkeypatch.undo()
@@ -229,11 +242,11 @@ def test_a_row_for_which_the_network_gives_nan_is_rejected(version: ScoredVersio
 
 
 def test_two_jobs_do_not_write_one_folder(version: ScoredVersion, tmp_path: Path) -> None:
+    from thresher.tables.address import address_of
     from thresher_serving.scoring.folder import OutputFolder
-    from thresher_serving.scoring.places import place_of
 
     pq.write_table(table(5), tmp_path / "in.parquet")
-    with OutputFolder(place_of(tmp_path / "out", must_exist=False)).alone():
+    with OutputFolder(address_of(tmp_path / "out", must_exist=False)).alone():
         told = refused(version, tmp_path / "in.parquet", tmp_path / "out", error=PublishError)
     assert "another job writes here" in told
 
@@ -248,5 +261,5 @@ def test_a_version_that_is_not_what_was_proven_scores_nothing(tmp_path: Path) ->
 
 
 def test_what_is_no_table_is_refused(version: ScoredVersion) -> None:
-    with pytest.raises(DataError, match="got a dict, expected a pyarrow table"):
-        score(version, {"wind": [1]}, engine_of(version), OPTIONS)
+    with pytest.raises(DataError, match="is a int, expected an Arrow table, a pandas frame"):
+        score(version, 3, engine_of(version), OPTIONS)

@@ -70,7 +70,7 @@ def test_texts_that_are_none_are_rejected(text_version: ScoredVersion, tmp_path:
     assert (reject["id"], reject["row"]) == ("2", 1)
     assert reject["reason"] == "not UTF-8: invalid start byte at byte 0"
     found = score(text_version, pa.table({"text": ["so", None]}), engine_of(text_version))
-    assert found.rejects.to_pylist()[0]["reason"] == "null, expected a text"
+    assert found.rejects.to_pylist()[0]["reason"] == "missing, expected a text"
 
 
 @pytest.mark.parametrize("batch_rows", [4, 32])
@@ -233,7 +233,7 @@ def test_a_table_that_names_pictures_or_holds_them(
     assert read_parts(tmp_path / "out")["labels"].to_pylist() == told
     reasons = [row["reason"] for row in read_rejects(tmp_path / "out")]
     assert reasons[0].startswith("no such picture: ")
-    assert reasons[1] == "no picture is named"
+    assert reasons[1] == "missing, expected a picture"
     content = [(tmp_path / "in" / name).read_bytes() for name in names]
     found = score(picture_version, pa.table({"photo": content}), engine_of(picture_version))
     assert found.table["labels"].to_pylist() == told

@@ -1,18 +1,20 @@
-"""Scores tables in memory: Arrow tables, pandas frames, or a stream of them."""
+"""Scores tables in memory: Arrow tables, frames, lists of dicts, or a stream of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from thresher.errors import DataError
+from thresher.tables.memory import memory_rows
+from thresher.tables.rows import Rows
 from thresher_serving.scoring.engines import Engine
 from thresher_serving.scoring.job import ScoringJob, ScoringOptions
 from thresher_serving.scoring.model import ScoredVersion
 from thresher_serving.scoring.outputs import rejects_table
 from thresher_serving.scoring.pipeline import Chunk, chunk_rows, scored
-from thresher_serving.scoring.rows import Rows
 from thresher_serving.scoring.tally import Tally
 
 __all__ = ["Scored", "score"]
@@ -52,14 +54,15 @@ def score(
 
     Args:
         version: The version, from `ScoredVersion.published`.
-        data: A `pyarrow.Table` or record batch, or a pandas frame; or an iterator of them, each of
-            which is answered for itself, while the next one is read.
+        data: A `pyarrow.Table` or record batch, a pandas or Polars frame, a dict of columns or a
+            list of dicts; or an iterator of them, each of which is answered for itself, while the
+            next one is read.
         engine: Who scores, such as `OnnxRuntimeEngine`.
         options: Which columns are read, and what is returned.
 
     Raises:
         DataError: If the columns do not fit, or it is no table.
-        ServerError: If there is nobody who answers.
+        ServerError: If no server answers.
 
     Example:
         version = ScoredVersion.published(PublishedModels(Path("model_repository")), "digits", 3)
@@ -86,15 +89,13 @@ def _each(
 
     def chunks() -> Iterator[Chunk | _End]:
         for number, given in enumerate(data):
-            table = _table(given)
-            kinds = {field.name: field.type for field in table.schema}
-            job.take(kinds, where=f"table {number}")
-            start = 0
-            for batch in table.to_batches(max_chunksize=size):
-                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-                rows = Rows(columns=columns, num_rows=batch.num_rows, first_row=start)
-                yield Chunk(rows=rows, inputs=job.inputs(rows), row=start)
-                start += batch.num_rows
+            where = f"table {number}"
+            kinds, found = memory_rows(given, chunk_rows=size, where=where)
+            if None in kinds.values():
+                kinds, found = _with_arrow(kinds, next(found), options.form.columns, where)
+            job.take(kinds, where=where)
+            for rows in found:
+                yield Chunk(rows=rows, inputs=job.inputs(rows), row=rows.first_row)
             yield _End()
 
     batches: list[Any] = []
@@ -114,16 +115,21 @@ def _each(
         batches, rejects, tally = [], [], Tally()
 
 
-def _table(given: Any) -> Any:
+def _with_arrow(
+    kinds: dict[str, Any], rows: Rows, columns: Sequence[str], where: str
+) -> tuple[dict[str, Any], Iterator[Rows]]:
+    """Return rows of Python objects with some columns as Arrow's, which are to be written.
+
+    Raises:
+        DataError: If a column mixes kinds.
+    """
     import pyarrow as pa
 
-    if isinstance(given, pa.Table):
-        return given
-    if isinstance(given, pa.RecordBatch):
-        return pa.Table.from_batches([given])
-    if hasattr(given, "iloc") and hasattr(given, "columns"):
-        return pa.Table.from_pandas(given, preserve_index=False)
-    raise DataError(
-        f"got a {type(given).__name__}, expected a pyarrow table, a pandas frame, or an iterator "
-        "of them; for files there is score_files"
-    )
+    made: dict[str, Any] = {}
+    for name in columns:
+        try:
+            made |= {name: pa.array(rows.columns[name])} if name in kinds else {}
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise DataError(f'{where}: column "{name}" mixes kinds: {error}') from error
+    kinds = kinds | {name: cells.type for name, cells in made.items()}
+    return kinds, iter([dataclasses.replace(rows, columns={**rows.columns, **made})])
