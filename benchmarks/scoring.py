@@ -3,6 +3,7 @@
     python benchmarks/scoring.py --quick      one short round of the first table
     python benchmarks/scoring.py              medians of 3 rounds, Triton and Ray too (15 minutes)
     python benchmarks/scoring.py --memory     10 million rows x 100 features x 50 labels (10 GB)
+    python benchmarks/scoring.py --against COMMIT   Parquet and CSV, in pairs with an older commit
 
 From Parquet to Parquet, rows and id in, id, label names and all probabilities out. The bare loop
 runs the very batches that the job ran, in memory already, with a session as ONNX Runtime makes it
@@ -34,6 +35,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
+from against import compare, worktree
 
 from thresher import Decision
 from thresher.artifacts.input_spec import INPUT_SPEC_FILE, InputSpec, TextSpec
@@ -342,14 +344,48 @@ def measure_memory(folder: Path, num_rows: int) -> dict[str, float]:
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(
         f"\n{num_rows:,} rows x 100 x 50: {seconds:.0f} s, {num_rows / seconds:,.0f} rows/s, "
-        f"at most {peak_mb:,.0f} MB of memory (limit 1,000)"
+        f"at most {peak_mb:,.0f} MB of memory (limit 850)"
     )
     return {"rows": num_rows, "seconds": seconds, "peak_mb": peak_mb}
+
+
+SCORED = """
+import sys, tempfile, time
+from pathlib import Path
+from thresher.published_models import PublishedModels
+from thresher_serving.scoring import (
+    HereWorkers, OnnxRuntimeEngine, OutputForm, ScoredVersion, ScoringOptions, score_files)
+models, given, folder = map(Path, sys.argv[1:])
+output = tempfile.mkdtemp(dir=folder)
+version = ScoredVersion.published(PublishedModels(models), "wide", 1, unproven=True)
+options = ScoringOptions(features=("f*",), form=OutputForm(columns=("id",)))
+workers = HereWorkers(OnnxRuntimeEngine(version))
+begin = time.perf_counter()
+report = score_files(version, given=given, output=output, workers=workers, options=options)
+assert report.tally.num_rejected == 0
+print(time.perf_counter() - begin)
+"""
+
+
+def measure_against(commit: str, folder: Path, pairs: int) -> list[dict[str, float | str]]:
+    """Return how fast tables are scored, in pairs with an older commit."""
+    import pyarrow.csv as pacsv
+
+    publish(networks()["wide"], "wide", folder / "models")
+    write_table("wide", folder / "wide.parquet", 300_000)
+    pacsv.write_csv(pq.read_table(folder / "wide.parquet"), folder / "wide.csv")
+    found = []
+    with worktree(commit) as before:
+        for file in ("wide.parquet", "wide.csv"):
+            arguments = (str(folder / "models"), str(folder / file), str(folder))
+            found.append(compare(f"scoring {file}", before, SCORED, *arguments, pairs=pairs))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--against", metavar="COMMIT")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--rows", type=int, default=10_000_000, help="for --memory")
     parser.add_argument("--rounds", type=int, default=3)
@@ -357,7 +393,9 @@ def main() -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="thresher-scoring-") as temporary:
         folder = Path(temporary)
-        if given.memory:
+        if given.against:
+            known["against"] = measure_against(given.against, folder, given.rounds)
+        elif given.memory:
             known["memory"] = measure_memory(folder, given.rows)
         else:
             cases = measure_cases(folder, 1 if given.quick else given.rounds, quick=given.quick)

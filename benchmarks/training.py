@@ -6,6 +6,7 @@ same batch size; one after the other, several times, in the same run::
 
     python benchmarks/training.py --quick     fewer rows and repeats
     python benchmarks/training.py
+    python benchmarks/training.py --against COMMIT   in pairs with an older commit: reading, epochs
 
 Times are of whole epochs, the checkpoint after each included, validation left out on both sides
 (one batch of it is in `fit`'s time). Bibtex and goemotions are the real ones where `THRESHER_DATA`
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from against import LEAST, compare, worktree
 from real_data import DATA, ROOT, data_folder, load
 from torch import Tensor, nn
 
@@ -213,15 +215,61 @@ def show(cases: list[dict[str, Any]]) -> None:
     print(f"{'limit':32}{'':>13}{'':>12}{MOST_TIME:>15.3f}{MOST_WAITING:>9.1%}")
 
 
+READ = """
+import sys, tempfile, time
+from thresher_training import sources
+path = sys.argv[1]
+read = sources.parquet if path.endswith(".parquet") else sources.delimited
+begin = time.perf_counter()
+with tempfile.TemporaryDirectory() as cache:
+    data = read(path, label_columns=["y*"], ignore=["id"], cache=cache)
+    assert data.splits["train"].inputs["features"].shape[1] == 50
+print(time.perf_counter() - begin)
+"""
+
+EPOCHS = """
+import training
+case = training.digits(True)
+training.ours(case, 1)
+print(training.ours(case, 4)[0])
+"""
+
+
+def measure_against(commit: str, pairs: int) -> list[dict[str, float | str]]:
+    """Return how fast tables are read and epochs pass, in pairs with an older commit."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    columns = {"id": np.arange(200_000)}
+    columns |= {f"x{at}": rng.normal(size=200_000).astype(np.float32) for at in range(50)}
+    columns |= {f"y{at}": (rng.random(200_000) < 0.1).astype(np.int8) for at in range(10)}
+    table = pa.table(columns)
+    with tempfile.TemporaryDirectory() as temporary, worktree(commit) as before:
+        files = {name: Path(temporary) / f"rows.{name}" for name in ("parquet", "csv")}
+        pq.write_table(table, files["parquet"])
+        pacsv.write_csv(table, files["csv"])
+        found = [
+            compare(f"reading {name}, 200,000 x 50", before, READ, str(path), pairs=pairs)
+            for name, path in files.items()
+        ]
+        return [*found, compare("4 epochs of digits", before, EPOCHS, pairs=pairs)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows and repeats")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--against", metavar="COMMIT", help="pairs with an older commit alone")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     os.environ[DATA] = str(data_folder().resolve())
+    if arguments.against:
+        slower = [c for c in measure_against(arguments.against, 5) if float(c["ratio"]) < LEAST]
+        sys.exit(f"slower than before: {slower}" if slower else None)
     cases = []
     for make in (digits, bibtex, tokens):
         case = make(arguments.quick)

@@ -21,6 +21,7 @@ __all__ = [
     "decision_key",
     "decisions_of",
     "forget_version",
+    "inputs_key",
     "labels_file_of",
     "own_config_file",
     "read_config",
@@ -35,6 +36,11 @@ _DECISION_PREFIX = "thresher.decision/"
 def decision_key(version: int) -> str:
     """Return the config parameter that holds a version's decision as JSON."""
     return f"{_DECISION_PREFIX}{version}"
+
+
+def inputs_key(version: int) -> str:
+    """Return the config parameter that says how rows become a version's inputs, as JSON."""
+    return f"thresher.inputs/{version}"
 
 
 def read_config(path: Path) -> Any:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
+from thresher.artifacts.input_spec import InputSpec
 from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
 from thresher.config import to_mapping
 from thresher.decision import Decision
@@ -238,6 +239,7 @@ def _publish(
     texts: TextService | None,
 ) -> bool:
     """Publish a version and what takes its texts; return False where all was there already."""
+    spec = InputSpec.load(staged)
     config = build_config(
         onnx.load(staged / MODEL_FILE, load_external_data=False),
         decision,
@@ -249,6 +251,7 @@ def _publish(
             "precision": options.precision,
             SETTINGS_FACT: options.settings_sha256,
             "certificate_sha256": certificate_digest(repository, certificate, staged),
+            **({} if spec is None else {"inputs": spec.for_configuration().to_json()}),
         },
     )
     beside: dict[str, bytes] = {}

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from thresher_serving.client.client import NamedLabel as NamedLabel
     from thresher_serving.client.client import Prediction as Prediction
     from thresher_serving.client.client import TensorMetadata as TensorMetadata
-    from thresher_serving.client.pictures import load_example as load_example
-    from thresher_serving.client.pictures import true_labels as true_labels
+    from thresher_serving.client.examples import true_labels as true_labels
     from thresher_serving.client.retries import Retries as Retries
     from thresher_serving.connection import Connection as Connection
     from thresher_serving.connection import Tls as Tls
@@ -46,7 +45,6 @@ _MODULES = {
     "Tls": "connection",
     "find_runtime": "embedded.runtime",
     "install_runtime": "embedded.runtime",
-    "load_example": "client.pictures",
     "remove_runtime": "embedded.runtime",
     "OnnxRuntimeEngine": "scoring",
     "OutputForm": "scoring",
@@ -59,7 +57,7 @@ _MODULES = {
     "runtime_info": "embedded.runtime",
     "start_server": "embedded.server",
     "stop_server": "embedded.server",
-    "true_labels": "client.pictures",
+    "true_labels": "client.examples",
 }
 
 __all__ = [  # noqa: PLE0604 - the names of _MODULES, and nothing else

@@ -8,6 +8,7 @@ column is guessed by its position.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 INPUT_SPEC_FILE = "inputs.json"
+
+_MAX_CONFIGURED = 1 << 16
 
 UNKNOWN_CATEGORY, MISSING_CATEGORY, FIRST_CATEGORY = 0, 1, 2
 """The ids of a category that training did not see, of a missing one, and of the first seen one."""
@@ -103,6 +106,8 @@ class InputSpec:
     text: TextSpec | None = None
     ngrams: NgramSpec | None = None
     pictures: PictureSpec | None = None
+    vocabulary_sha256: str = ""
+    """Of the categories' values, where these were left out for their size; else empty."""
     exact: bool = True
     """Whether whole numbers that an input's floating-point kind would round are refused; false for
     models that were trained when they were not."""
@@ -127,9 +132,28 @@ class InputSpec:
         """Return what stands where a column's number is missing, None where nothing does."""
         return self.fills.get(column, self.fill_missing)
 
+    @property
+    def vocabulary_digest(self) -> str:
+        """The SHA-256 of the categories' values."""
+        if self.vocabulary_sha256:
+            return self.vocabulary_sha256
+        listed = json.dumps(dataclasses.asdict(self)["categories"], ensure_ascii=False)
+        return hashlib.sha256(listed.encode()).hexdigest()
+
+    def for_configuration(self) -> InputSpec:
+        """Return the spec as a model's configuration holds it: long categories as a digest."""
+        if len(self.to_json().encode()) <= _MAX_CONFIGURED or not self.categories:
+            return self
+        nothing = {name: dict.fromkeys(columns, ()) for name, columns in self.categories.items()}
+        return dataclasses.replace(
+            self, categories=nothing, vocabulary_sha256=self.vocabulary_digest
+        )
+
     def to_json(self) -> str:
         """Return what `from_json` reads."""
-        given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None and v != {}}
+        given = {
+            k: v for k, v in dataclasses.asdict(self).items() if v is not None and v not in ({}, "")
+        }
         return json.dumps({"version": 2} | given, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod

@@ -2,53 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option, server_option
+from thresher.cli.options import json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table
 from thresher.cli.serve import connect
+from thresher.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from thresher_serving import NamedLabel
+    from thresher_serving import Client, NamedLabel, Prediction
 
 __all__ = ["predict"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """One argument of the command line."""
+
+    text: str
+    kind: str
+    """"text", "table", or the form of a file of which each holds one row."""
+
+
 @click.command()
 @click.argument("model")
-@click.argument(
-    "examples", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
-)
+@click.argument("examples", nargs=-1, required=True, metavar="EXAMPLE...")
 @click.option("--model-version", type=click.IntRange(min=1), help="By default the one that serves.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="The model's tokenizer.json, for texts to a server elsewhere.",
+)
+@repository_option
 @server_option
 @json_option
 def predict(
     model: str,
-    examples: tuple[Path, ...],
+    examples: tuple[str, ...],
     model_version: int | None,
+    tokenizer: Path | None,
+    repository: Path,
     server: str | None,
     as_json: bool,
 ) -> None:
-    """Ask Triton about examples: pictures (PNG, JPEG) or arrays (.npy), one example a file.
+    """Ask Triton about examples: pictures, texts, tables (CSV, Parquet, ...), arrays (.npy).
 
-    True labels are shown where a metadata.csv (file_name,labels) lies beside a file.
+    An EXAMPLE is the name of a file, or a text for a model that reads texts. Rows become inputs as
+    they did in training; the model's own configuration says how. True labels are shown where a
+    metadata.csv (file_name,labels) is in a file's folder.
 
     Example: thresher predict digits examples/digits/*.png
     """
-    import numpy as np
+    from thresher_serving import Client
 
-    from thresher_serving import Client, load_example, true_labels
+    with Client(connect(server), tokenizer=tokenizer, repository=repository) as client:
+        takes_texts = _takes_texts(client, model, model_version)
+        given = [_example(text, takes_texts) for text in examples]
+        answers: list[tuple[list[str], Prediction]] = []
+        for kind, group in groupby(given, key=lambda example: example.kind):
+            for some in _calls(kind, [example.text for example in group]):
+                rows = some if kind == "text" else [Path(name) for name in some]
+                answer = client.predict(
+                    model, rows[0] if kind == "table" else rows, version=model_version
+                )
+                model_version = answer.model_version  # one version answers all
+                names = (
+                    some
+                    if len(some) == len(answer)
+                    else [f"{some[0]}, row {row}" for row in range(len(answer))]
+                )
+                answers.append((names, answer))
+    _show(answers, as_json=as_json)
 
-    with Client(connect(server)) as client:
-        metadata = client.metadata(model, model_version)
-        rows = [load_example(path, metadata) for path in examples]
-        (name,) = metadata.inputs
-        answer = client.predict(model, {name: np.stack(rows)}, version=model_version)
-    truths = [true_labels(path) for path in examples]
+
+def _takes_texts(client: Client, model: str, version: int | None) -> bool:
+    from thresher_serving.client.examples import ExampleReader
+
+    return ExampleReader().takes_texts(client.metadata(model, version))
+
+
+def _example(text: str, takes_texts: bool) -> _Example:
+    """Return what an argument is: a file of this name, else a text."""
+    from thresher.tables.parts import form_of
+
+    if not Path(text).is_file():
+        if takes_texts:
+            return _Example(text, "text")
+        raise NotFoundError(f"{text}: no such file; expected a picture, a table or a .npy array")
+    form = form_of(text)
+    return _Example(text, form if form in ("pictures", "npy") else "table")
+
+
+def _calls(kind: str, names: list[str]) -> Iterator[list[str]]:
+    """Yield what is asked at once: each table by itself."""
+    if kind != "table":
+        yield names
+        return
+    for name in names:
+        yield [name]
+
+
+def _show(answers: Sequence[tuple[list[str], Prediction]], *, as_json: bool) -> None:
+    from thresher_serving import true_labels
+
+    rows = [
+        (name, true_labels(Path(name)) if Path(name).is_file() else None, answer.named(row))
+        for names, answer in answers
+        for row, name in enumerate(names)
+    ]
+    answer = answers[0][1]
     if as_json:
         print_json(
             {
@@ -56,40 +125,48 @@ def predict(
                 "version": answer.model_version,
                 "examples": [
                     {
-                        "file": str(path),
+                        "file": name,
                         "true": truth,
                         "labels": [
                             {"label": label, "probability": p, "threshold": t}
-                            for label, p, t in answer.named(row)
+                            for label, p, t in named
                         ],
                     }
-                    for row, (path, truth) in enumerate(zip(examples, truths, strict=True))
+                    for name, truth, named in rows
                 ],
             }
         )
         return
-    cells = []
-    for row, (path, truth) in enumerate(zip(examples, truths, strict=True)):
-        named = answer.named(row)
-        predicted = [label for label, _, _ in named]
-        right = truth is None or sorted(truth) == sorted(predicted)
-        cells.append(
-            [
-                path.name,
-                "?" if truth is None else " ".join(truth) or "none",
-                _named(named),
-                "" if truth is None else ("yes" if right else "[red]no[/red]"),
-            ]
-        )
+    is_known = any(truth is not None for _, truth, _ in rows)
     print_table(
         f"{answer.model_name} version {answer.model_version}",
-        ["example", "true labels", "predicted labels: probability >= threshold", "right"],
-        cells,
+        [
+            "example",
+            *(["true labels"] if is_known else []),
+            "predicted labels: probability >= threshold",
+            *(["right"] if is_known else []),
+        ],
+        [_cells(name, truth, named, is_known=is_known) for name, truth, named in rows],
     )
 
 
+def _cells(
+    name: str, truth: list[str] | None, named: Sequence[NamedLabel], *, is_known: bool
+) -> list[str]:
+    shown = Path(name).name if Path(name).is_file() else name
+    if not is_known:
+        return [shown, _named(named)]
+    right = truth is None or sorted(truth) == sorted(label for label, _, _ in named)
+    return [
+        shown,
+        "?" if truth is None else " ".join(truth) or "none",
+        _named(named),
+        "" if truth is None else ("yes" if right else "[red]no[/red]"),
+    ]
+
+
 def _named(labels: Sequence[NamedLabel]) -> str:
-    """Return labels with their probabilities, and thresholds where the model tells them."""
+    """Return labels with their probabilities, and thresholds where the model has them."""
     return (
         "   ".join(
             f"{label}: {p:.3f}" + ("" if threshold is None else f" >= {threshold:.3f}")

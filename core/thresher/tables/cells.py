@@ -35,6 +35,9 @@ _REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|infinity|nan)",
     re.ASCII | re.IGNORECASE,
 )
+_FLOAT_DIGITS = 309
+"""A whole number with more digits is too large for any kind."""
+_TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 _FLAGS = {"true": 1, "false": 0}
 _ANSWERS = _FLAGS | {"yes": 1, "no": 0, "t": 1, "f": 0, "y": 1, "n": 0}
 
@@ -70,7 +73,7 @@ def as_number(cell: object) -> int | float:
     """
     if isinstance(cell, (bool, np.bool_)):
         return int(cell)
-    if isinstance(cell, (int, np.integer)):
+    if isinstance(cell, (int, np.integer)) and not isinstance(cell, np.timedelta64):
         return int(cell)
     if isinstance(cell, (float, np.floating)):
         return float(cell)
@@ -79,14 +82,18 @@ def as_number(cell: object) -> int | float:
     if isinstance(cell, str):
         text = cell.strip()
         if _WHOLE.fullmatch(text):
-            # beyond 64 bits only its size matters; int() of a very long text is slow and refused
-            return int(text) if len(text) <= 40 else float(text)
+            digits = text.lstrip("+-0")
+            if len(digits) > _FLOAT_DIGITS:  # int() of a very long text is slow, and refused
+                return -math.inf if text.startswith("-") else math.inf
+            if not digits:  # Arrow writes the float -0.0 so
+                return -0.0 if text.startswith("-") else 0
+            return -int(digits) if text.startswith("-") else int(digits)
         if _REAL.fullmatch(text):
             return float(text)
         if text.lower() in _FLAGS:
             return _FLAGS[text.lower()]
         reason = f'"{shown(cell)}" is no number'
-    elif isinstance(cell, (datetime.date, datetime.time, datetime.timedelta)):
+    elif isinstance(cell, _TIMES):
         reason = f'"{shown(cell)}" is a date or time, no number'
     else:
         reason = f"a {type(cell).__name__} is no number"
@@ -127,7 +134,7 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
     """Return a number as a model's input holds it.
 
     Args:
-        number: Not NaN.
+        number: NaN is none.
         dtype: The input's kind.
         exact: Whether a whole number that a floating-point kind would round is refused. Other
             numbers are rounded to the nearest.
@@ -135,6 +142,8 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
     Raises:
         ValueError: If the kind cannot hold it; the message says why.
     """
+    if number != number:
+        raise ValueError("NaN, expected a number")
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         is_whole = isinstance(number, int) or (math.isfinite(number) and number == int(number))
@@ -147,9 +156,13 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
         return np.bool_(number)
     if isinstance(number, int) and exact and not exactly_held(number, dtype):
         raise ValueError(f"the whole number {number} cannot be held by {dtype} without rounding")
-    with np.errstate(over="ignore"):
+    try:
         # by way of float64, as columns go: one rounding more could move the last bit
-        found = dtype.type(np.float64(number))
+        wide = np.float64(number)
+    except OverflowError:  # a whole number of more than 309 digits
+        wide = np.float64(math.inf)
+    with np.errstate(over="ignore"):
+        found = dtype.type(wide)
     if not np.isfinite(found):
         raise ValueError("infinite" if math.isinf(number) else f"{number} is too large for {dtype}")
     return found

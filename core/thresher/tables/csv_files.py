@@ -50,8 +50,8 @@ class CsvOptions:
         if self.columns is not None:
             object.__setattr__(self, "columns", tuple(self.columns))
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
+            "".encode(self.encoding)  # refuses Python's codecs that are not of text, too
+        except (LookupError, UnicodeError):
             raise ConfigError(
                 f'encoding is "{self.encoding}", expected one that Python knows, such as utf-8, '
                 "latin-1, cp1252 or utf-16"
@@ -255,8 +255,7 @@ def _text_stream(path: str, system: Any, options: CsvOptions) -> Iterator[Any]:
     with system.open_input_stream(path) as source:
         raw: Any = source
         if codecs.lookup(options.encoding).name != "utf-8":
-            reader = codecs.getreader(options.encoding)(source)
-            yield _Recoded(reader, path, options.encoding)
+            yield _Recoded(source, path, options.encoding)
             return
         start = raw.read(64)
         for mark, encoding in _BOMS:
@@ -290,16 +289,27 @@ class _After:
 class _Recoded:
     """A text stream in another encoding, as UTF-8."""
 
-    def __init__(self, reader: Any, path: str, encoding: str) -> None:
-        self._reader, self._path, self._encoding = reader, path, encoding
+    def __init__(self, source: Any, path: str, encoding: str) -> None:
+        self._source, self._path, self._encoding = source, path, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._is_start = True
 
     def read(self, size: int = -1) -> bytes:
-        """Return about as many bytes, none at the end."""
+        """Return about as many bytes, none at the end.
+
+        Raises:
+            DataError: If they are not text in the encoding.
+        """
+        text, data = "", b" "
         try:
-            text = self._reader.read(size) if size > 0 else self._reader.read()
+            while data and not text:  # the first byte of a character is no text yet
+                data = bytes(self._source.read(size if size > 0 else None))
+                text = self._decoder.decode(data, final=not data)
+                if text and self._is_start:
+                    self._is_start, text = False, text.removeprefix("\ufeff")
+            return text.encode()
         except UnicodeError as error:
             raise DataError(f"{self._path} is not {self._encoding} text: {error}") from None
-        return text.removeprefix("\ufeff").encode()  # type: ignore[no-any-return]
 
 
 class _Checked(io.RawIOBase):
@@ -320,6 +330,8 @@ class _Checked(io.RawIOBase):
             return b""
         try:
             data = bytes(self._source.read(size if size is not None else -1))
+            if data[-1:] not in (b"", b"\n", b"\r"):
+                data += self._source.read(1) or b"\n"  # Arrow refuses a header alone without it
             if self._check is not None:
                 self._check.block(data) if data else self._check.end()
         except DataError as error:  # Arrow would wrap it
@@ -335,6 +347,8 @@ class _Checked(io.RawIOBase):
 
 def _broken(path: str, error: Exception) -> DataError:
     reason, _, _ = str(error).partition("\n")
+    if "straddl" in reason:
+        reason = f"a row is longer than {_BLOCK_BYTES:,} bytes"
     return DataError(f"{path} cannot be read: {reason}")
 
 

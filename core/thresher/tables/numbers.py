@@ -155,10 +155,10 @@ def number_array(
     cells = plain_cells(cells, column, reject)
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
         return _parsed(cells, column, dtype, reject, fill, exact)
-    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        if pa.types.is_decimal(cells.type):
-            # whole decimals are ids as often as not; others are rounded as float64 is
-            cells = cells.cast(pa.int64() if cells.type.scale <= 0 else pa.float64())
+    if pa.types.is_decimal(cells.type):
+        return _of_decimals(cells, column, dtype, reject, fill, exact)
+    if pa.types.is_float16(cells.type):
+        cells = cells.cast(pa.float32())  # Arrow and NumPy do less with halves
     if pa.types.is_null(cells.type):
         cells = cells.cast(pa.float64())
     if pa.types.is_boolean(cells.type):
@@ -166,6 +166,22 @@ def number_array(
     if not (pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type)):
         return _one_by_one(cells.to_pylist(), column, dtype, reject, fill, exact)
     return _converted(cells, column, dtype, reject, fill, exact)
+
+
+def _of_decimals(
+    cells: Any, column: str, dtype: np.dtype[Any], reject: RejectRow, fill: Fill, exact: bool
+) -> Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with contextlib.suppress(pa.ArrowInvalid):
+        # whole decimals are ids as often as not, whatever their scale
+        return _converted(pc.cast(cells, pa.int64()), column, dtype, reject, fill, exact)
+    # Arrow 25 makes 20.490000000000002 of the decimal 20.49, and not of the text
+    numbers = pc.cast(pc.cast(cells, pa.string()), pa.float64())
+    sure = _SURE[dtype.itemsize if dtype.kind == "f" else 8]
+    rows = np.flatnonzero(np.abs(numbers.to_numpy(zero_copy_only=False)) >= sure)
+    return _some_by_one(numbers, cells, rows, column, dtype, reject, fill, exact)
 
 
 def _one_by_one(
@@ -209,7 +225,9 @@ def _converted(
         held = np.zeros(len(cells), dtype=bool)
         values = cells.to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = values.astype(dtype, copy=bool(cells.null_count))
+        # whole numbers that may be rounded go by way of float64, as those in texts do
+        by_way = np.float64 if dtype.kind == "f" and not is_float and not exact else values.dtype
+        found = values.astype(by_way, copy=False).astype(dtype, copy=bool(cells.null_count))
     if dtype.kind == "f":
         slow = held if is_finite(found) else held | ~np.isfinite(found)
         if not is_float and exact and values.dtype.itemsize >= dtype.itemsize:
@@ -236,8 +254,8 @@ def _held_exactly(values: Array, dtype: np.dtype[Any]) -> Array:
     sure = _SURE[dtype.itemsize]
     found = (values <= sure) & (values >= -sure if values.dtype.kind == "i" else values >= 0)
     for row in np.flatnonzero(~found):
-        size = abs(int(values[row]))
-        found[row] = size % (size & -size) == 0 and (size // (size & -size)) <= sure
+        whole = abs(int(values[row]))
+        found[row] = whole // (whole & -whole) <= sure
     return found
 
 
@@ -253,26 +271,31 @@ def _parsed(
     import pyarrow.compute as pc
 
     trimmed = pc.utf8_trim_whitespace(cells)
+    kind = pa.float64() if dtype.kind in "fb" else pa.int64()
     try:
         # missing words are rare: first as if there were none
-        numbers = pc.cast(trimmed, pa.float64() if dtype.kind in "fb" else pa.int64())
-        is_sure = dtype.kind in "fb" or not pc.any(pc.match_substring(trimmed, "x")).as_py()
+        numbers = pc.cast(trimmed, kind)
+        # Arrow takes 0x10 for a whole number
+        is_sure = kind == pa.float64() or not any(
+            pc.any(pc.match_substring(trimmed, mark)).as_py() for mark in "xX"
+        )
     except pa.ArrowInvalid:
         is_sure = False
     if not is_sure:
         return _parsed_with_gaps(trimmed, cells, column, dtype, reject, fill, exact)
-    if dtype.kind == "f" and exact:
+    if kind == pa.float64():
         values = numbers.to_numpy(zero_copy_only=False)
-        with np.errstate(invalid="ignore"):
-            rows = np.flatnonzero(np.abs(values) > _SURE[dtype.itemsize])
-        if len(rows):  # rare: whole numbers among them are looked at as they are written
+        sure = _SURE[dtype.itemsize] if dtype.kind == "f" and exact else math.inf
+        # rare: large whole numbers are looked at as they are written, as is nan(1), Arrow's NaN
+        rows = np.flatnonzero(~(np.abs(values) < sure))
+        if len(rows):
             return _some_by_one(numbers, trimmed, rows, column, dtype, reject, fill, exact)
     return _converted(numbers, column, dtype, reject, fill, exact)
 
 
 def _some_by_one(
     numbers: Any,
-    texts: Any,
+    cells: Any,
     rows: Array,
     column: str,
     dtype: np.dtype[Any],
@@ -280,6 +303,7 @@ def _some_by_one(
     fill: Fill,
     exact: bool,
 ) -> Array:
+    """Return numbers as a kind, those of some rows by their cells."""
     slow = np.zeros(len(numbers), dtype=bool)
     slow[rows] = True
 
@@ -288,7 +312,7 @@ def _some_by_one(
             reject(row, reason, name)
 
     found = _converted(numbers, column, dtype, once, fill, exact).copy()
-    some = texts.take(_arrow(rows)).to_pylist()
+    some = cells.take(_arrow(rows)).to_pylist()
     found[rows] = _one_by_one(some, column, dtype, _at(rows, reject), fill, exact)
     return found
 
@@ -399,10 +423,10 @@ def _flattened(
         sizes = pc.fill_null(pc.list_value_length(level), 0).to_numpy(zero_copy_only=False)
         wrong = (sizes != axis) if axis != -1 else (sizes == 0)
         for at in np.flatnonzero(wrong):
-            row = int(parents[at])
-            if fits[row]:
-                fits[row] = False
-                reject(row, _misfit(int(sizes[at]), axis, shape, depth), column)
+            of_row = int(parents[at])
+            if fits[of_row]:
+                fits[of_row] = False
+                reject(of_row, _misfit(int(sizes[at]), axis, shape, depth), column)
         parents = np.repeat(parents, sizes.astype(np.int64))
         level = pc.list_flatten(level)
     lengths = np.bincount(parents, minlength=len(cells)).astype(np.int64)

@@ -67,7 +67,9 @@ class QuoteCheck:
         Raises:
             DataError: If a quoted cell is still open.
         """
-        if self._open is not None and not self._closed_at_end:
+        if self._open is not None and self._closed_at_end:
+            self._check_lines(self._open)
+        elif self._open is not None:
             raise DataError(
                 f"{self._where}, line {self._open_line}: a cell begins with a double quote that is "
                 f"never closed, so all lines behind it would be part of the cell; {HINT}"
@@ -133,7 +135,7 @@ class QuoteCheck:
 
     def _check_lines(self, cell: bytes) -> None:
         """Refuse a cell in which whole lines of the table seem to be swallowed."""
-        if self._num_columns < 3 or b"\n" not in cell:
+        if self._num_columns < 3 or (b"\n" not in cell and b"\r" not in cell):
             return
         lines = re.split(rb"\r\n|\n|\r", cell)[1:-1]  # the first and the last belong to other cells
         if lines and {line.count(self._delimiter) for line in lines} == {self._num_columns - 1}:
@@ -164,5 +166,5 @@ class QuoteCheck:
             return False
         if twin_before[0]:
             return False
-        ends = np.flatnonzero(padded[1:-1] == _LF)
+        ends = np.flatnonzero((padded[1:-1] == _LF) | (padded[1:-1] == _CR))
         return bool((np.searchsorted(ends, opening) == np.searchsorted(ends, closing)).all())

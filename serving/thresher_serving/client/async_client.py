@@ -36,6 +36,7 @@ class AsyncClient:
         shared_memory: See `Client`.
         tokenizer: See `Client`.
         max_length: See `Client`.
+        repository: See `Client`.
 
     Raises:
         ConfigError: If an address, a header or another option is wrong.
@@ -57,7 +58,8 @@ class AsyncClient:
         in_flight: int = 4,
         shared_memory: bool | None = None,
         tokenizer: str | Path | None = None,
-        max_length: int = 128,
+        max_length: int | None = None,
+        repository: str | Path | None = None,
     ) -> None:
         self._session = opened(
             url,
@@ -68,6 +70,7 @@ class AsyncClient:
             shared_memory=shared_memory,
             tokenizer=tokenizer,
             max_length=max_length,
+            repository=repository,
         )
 
     async def __aenter__(self) -> Self:

@@ -43,8 +43,12 @@ class Client:
             host that is asked over gRPC; where it refuses, they go in messages. By default, where
             the address is a loopback one, inputs of 1 MiB and more, outputs of 0.5 MiB and more,
             and inputs that lie on an NVIDIA GPU do.
-        tokenizer: The model's ``tokenizer.json``: `predict` then takes texts.
-        max_length: The tokens that are kept of a text, as in the recipe that trained the model.
+        tokenizer: The ``tokenizer.json`` for texts. Without it, texts go to the model's ``.text``
+            companion on the server, where there is one.
+        max_length: The tokens that are kept of a text, where the model's configuration does not
+            say.
+        repository: A model repository on this machine. Tokenizers and long lists of categories are
+            read from it, for the versions whose certificate is the one that the server has.
 
     Raises:
         ConfigError: If an address, a header or another option is wrong.
@@ -66,7 +70,8 @@ class Client:
         in_flight: int = 4,
         shared_memory: bool | None = None,
         tokenizer: str | Path | None = None,
-        max_length: int = 128,
+        max_length: int | None = None,
+        repository: str | Path | None = None,
     ) -> None:
         self._session = opened(
             url,
@@ -77,6 +82,7 @@ class Client:
             shared_memory=shared_memory,
             tokenizer=tokenizer,
             max_length=max_length,
+            repository=repository,
         )
 
     def __enter__(self) -> Self:
@@ -143,8 +149,11 @@ class Client:
 
         Args:
             model: The model's name.
-            inputs: Arrays [N, ...] by name, or the array of a model's only input; or N texts, if
-                the client has a tokenizer. NumPy's, or of a library that speaks DLPack.
+            inputs: Arrays [N, ...] by name, or the array of a model's only input, NumPy's or of a
+                library that speaks DLPack; nothing is converted. Or raw examples, which are made
+                into inputs as in training: a table (a dict of columns, a list of dicts, an Arrow
+                table, a frame), the path of a table or a picture, a text, a picture's content, a
+                PIL image, or a list of texts, paths or pictures.
             version: Which version; the one that Triton chooses (the highest) where left out.
             outputs: What to ask for: "probabilities", and if wanted "labels" and "logits". Labels
                 that are not asked for are computed from probabilities and thresholds, which gives

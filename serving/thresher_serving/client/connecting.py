@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from thresher.errors import ConfigError, MissingExtraError
+from thresher_serving.client.examples import ExampleReader
 from thresher_serving.client.fastest import FastestTransport
 from thresher_serving.client.pace import BlockingPace, SuspendingPace
 from thresher_serving.client.retries import Retries
 from thresher_serving.client.session import Session
 from thresher_serving.client.shared_memory import LARGE_BYTES, LARGE_OUTPUT_BYTES, SharedMemory
-from thresher_serving.client.texts import TextTokenizer
 from thresher_serving.client.transport import GrpcTransport, Transport
 from thresher_serving.connection import Connection, Tls, as_connection
 
@@ -30,7 +30,8 @@ def opened(
     retries: Retries,
     shared_memory: bool | None,
     tokenizer: str | Path | None,
-    max_length: int,
+    max_length: int | None,
+    repository: str | Path | None,
 ) -> Session:
     """Return a session; each server is connected to with its first call.
 
@@ -49,8 +50,12 @@ def opened(
         if tls is not None:
             connection = replace(connection, tls=tls)
         servers.append(_transport(connection, pace, shared_memory))
-    texts = TextTokenizer(tokenizer, max_length=max_length)
-    return Session(servers, pace=pace, retries=retries, tokenizer=texts)
+    examples = ExampleReader(
+        tokenizer=tokenizer,
+        max_length=max_length,
+        repository=None if repository is None else Path(repository),
+    )
+    return Session(servers, pace=pace, retries=retries, examples=examples)
 
 
 def _transport(

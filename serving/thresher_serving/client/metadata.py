@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher import Decision
+from thresher.artifacts.input_spec import InputSpec
+from thresher.config_pbtxt import inputs_key
 from thresher.errors import DataError, NotFoundError, unknown_name
 from thresher.repository import decision_key
 from thresher_serving.client.cuda_memory import CudaArray, DlpackArray, as_array
@@ -88,6 +90,12 @@ class ModelMetadata:
     decision: Decision | None
     """Labels and thresholds, from the model's configuration; None if it holds none."""
 
+    input_spec: InputSpec | None = None
+    """How rows become its inputs, from the model's configuration; None if it does not say."""
+
+    certificate_sha256: str = ""
+    """Of the version's certificate, from the model's configuration; empty if it holds none."""
+
     def output(self, name: str) -> TensorMetadata:
         """Return the output of this name.
 
@@ -135,7 +143,19 @@ def metadata_of(metadata: Any, config: Any, version: int) -> ModelMetadata:
         inputs=tensors(metadata.inputs),
         outputs=tensors(metadata.outputs),
         decision=decision,
+        input_spec=_input_spec(metadata.name, config, version),
+        certificate_sha256=config.parameters[certificate].string_value
+        if (certificate := f"thresher.certificate_sha256/{version}") in config.parameters
+        else "",
     )
+
+
+def _input_spec(name: str, config: Any, version: int) -> InputSpec | None:
+    key = inputs_key(version)
+    if key not in config.parameters:
+        return None
+    text = config.parameters[key].string_value
+    return InputSpec.from_json(text, where=f"model {name}, parameter {key}")
 
 
 def checked_inputs(

@@ -9,22 +9,24 @@ from typing import Any
 import numpy.typing as npt
 
 from thresher.errors import DataError, NotFoundError, ThresherError
+from thresher.published_models import TEXT_SUFFIX
 from thresher_serving.client import batching
 from thresher_serving.client.asking import Asking
 from thresher_serving.client.canary import Canaries, canary_of, share_of
 from thresher_serving.client.cuda_memory import DlpackArray
+from thresher_serving.client.examples import ExampleReader, NoTokenizerError
 from thresher_serving.client.failures import CallFailure, GoneError, RefusedError
 from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
 from thresher_serving.client.pace import Pace
 from thresher_serving.client.prediction import Prediction, prediction_of
 from thresher_serving.client.retries import Deadline, Retries
-from thresher_serving.client.texts import TextTokenizer
 from thresher_serving.client.transport import Answer, Request, Transport
 
 __all__ = ["Inputs", "Session"]
 
 Array = npt.NDArray[Any]
-Inputs = Mapping[str, Array | DlpackArray] | Array | DlpackArray | Sequence[str]
+Inputs = Mapping[str, Any] | Array | DlpackArray | Sequence[Any] | Any
+"""Arrays, a table, a path, a text, a picture, or a list of these: see `ExampleReader.arrays`."""
 Choice = Callable[[ModelMetadata], list[str]]
 
 _TURNS = 5
@@ -41,7 +43,7 @@ class Session:
         servers: Where to ask; at least one.
         pace: How to wait.
         retries: When to ask again.
-        tokenizer: Turns texts into a model's inputs.
+        examples: Makes a model's inputs of what a caller gives.
     """
 
     def __init__(
@@ -50,12 +52,12 @@ class Session:
         *,
         pace: Pace,
         retries: Retries,
-        tokenizer: TextTokenizer,
+        examples: ExampleReader,
     ) -> None:
         self._asking = Asking(servers, pace=pace, retries=retries)
         self.servers = self._asking.servers
         self._pace = pace
-        self._tokenizer = tokenizer
+        self._examples = examples
         self._known: dict[tuple[str, int | None], ModelMetadata] = {}
         self._canaries = Canaries()
 
@@ -105,8 +107,29 @@ class Session:
                 pass
             except ThresherError:
                 self._canaries.failed(model)
-        by, arrays = await self._infer(model, inputs, version, choice, deadline, allow_nonfinite)
+        try:
+            by, arrays = await self._infer(
+                model, inputs, version, choice, deadline, allow_nonfinite
+            )
+        except NoTokenizerError as error:
+            by, arrays = await self._infer_texts(model, error, version, choice, deadline)
         return prediction_of(by, arrays)
+
+    async def _infer_texts(
+        self,
+        model: str,
+        error: NoTokenizerError,
+        version: int | None,
+        choice: Choice,
+        deadline: Deadline,
+    ) -> tuple[ModelMetadata, dict[str, Array]]:
+        """Ask the model that takes texts for another one; without it, raise what was missing."""
+        try:
+            return await self._infer(
+                f"{model}{TEXT_SUFFIX}", error.texts, version, choice, deadline, False
+            )
+        except NotFoundError:
+            raise error from None
 
     async def infer(
         self,
@@ -205,9 +228,7 @@ class Session:
     def _checked(
         self, described: ModelMetadata, inputs: Inputs, allow_nonfinite: bool
     ) -> dict[str, Array]:
-        given: Any = inputs
-        if not isinstance(given, Mapping) and not hasattr(given, "__dlpack__"):
-            given = self._tokenizer.inputs(described, given)
+        given = self._examples.arrays(described, inputs)
         return checked_inputs(described, given, allow_nonfinite=allow_nonfinite)
 
     async def _answers(

@@ -10,7 +10,7 @@ import pytest
 
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError, ServerError
-from thresher_serving import Client, RunningServer, load_example
+from thresher_serving import Client, RunningServer
 
 LOGITS = np.float32([[0.3, -1.7, 2.1], [-0.2, 0.9, -3.3], [0, 0, 0], [9, -9, 0.5], [1, 2, 3]])
 
@@ -100,13 +100,16 @@ def test_a_model_that_tells_no_decision_still_answers(client: Client) -> None:
             np.float32([[1, 2, 3], [np.nan, 2, np.inf], [1, 2, 3], [4, -np.inf, 0]]),
             "3 values that are NaN or infinite, in 2 of 4 rows, the first in row 1",
         ),
-        ({"x": LOGITS.tolist()}, "is a list, expected a NumPy array"),
+        ({"x": [["a", "b", "c"]]}, r'row 0: .*"a" is no number'),
+        ({"x": [[1.0, 2.0]]}, r"row 0: .*shape \[2\], expected \[3\]"),
     ],
 )
 def test_bad_inputs_are_refused_before_anything_is_sent(
     client: Client, inputs: Any, message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"model weather.*{message.replace('(?s)', '')}"):
+    with pytest.raises(
+        DataError, match=f"(model weather|the table).*{message.replace('(?s)', '')}"
+    ):
         client.predict("weather", inputs)
 
 
@@ -163,8 +166,9 @@ def test_metadata_tells_inputs_without_the_batch_axis(client: Client) -> None:
 
 def test_an_example_from_a_file_can_be_asked_about(client: Client, tmp_path: Path) -> None:
     np.save(tmp_path / "row.npy", LOGITS[0])
-    row = load_example(tmp_path / "row.npy", client.metadata("weather"))
-    assert client.predict("weather", row[None], version=1).labels.all()
+    answer = client.predict("weather", tmp_path / "row.npy", version=1)
+    assert answer.labels.shape == (1, 3)
+    assert answer.labels.all()
 
 
 def test_a_backend_that_died_is_reported_and_mended_by_unload_and_load(

@@ -159,16 +159,20 @@ def test_what_is_no_utf8_is_refused_alone(server: Triton) -> None:
     client.close()
 
 
-def test_the_client_says_what_is_no_text_and_who_takes_texts(server: Triton) -> None:
+def test_texts_go_to_the_model_that_takes_them_where_no_tokenizer_is_at_hand(
+    server: Triton,
+) -> None:
     with Client(server.grpc_url) as client:
-        with pytest.raises(DataError, match=r"tokenizer=PATH\), or ask emotions\.text"):
-            client.predict("emotions", ["why?"])
-        with pytest.raises(DataError, match=r"got one text, expected a list of texts: \[text\]"):
-            client.predict("emotions.text", "why?")
-        with pytest.raises(DataError, match="row 1 is a float, expected a text"):
-            client.predict("emotions.text", ["why?", 1.5])  # type: ignore[list-item]
-        with pytest.raises(DataError, match="row 0 has half of a surrogate pair at 1"):
-            client.predict("emotions.text", ["a\ud800"])
+        got = client.predict("emotions", ["why?", "so sad"])
+        expected = client.predict("emotions.text", ["why?", "so sad"])
+        np.testing.assert_array_equal(got.probabilities, expected.probabilities)
+        one = client.predict("emotions", "why?")
+        np.testing.assert_array_equal(one.probabilities, expected.probabilities[:1])
+        for model in ("emotions", "emotions.text"):
+            with pytest.raises(DataError, match="row 1: a float, expected a text"):
+                client.predict(model, ["why?", 1.5])
+            with pytest.raises(DataError, match="row 0: half of a surrogate pair at 1"):
+                client.predict(model, ["a\ud800"])
 
 
 class Load:

@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from support.triton import Triton, triton
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError
+from thresher.tables.texts import Tokenizer
 from thresher_serving import Client, ModelMetadata, Runtime, TensorMetadata
 from thresher_serving.client.async_client import AsyncClient
-from thresher_serving.client.texts import TextTokenizer
+from thresher_serving.client.examples import ExampleReader
 from thresher_training.loop.batches import trimmed
 from thresher_training.sources import text
 
@@ -83,12 +84,12 @@ def test_tokens_are_those_that_training_made_of_the_same_texts(
         quoting=False,
         cache=str(tmp_path / "cache"),
     )
-    client = TextTokenizer(tokenizer, max_length=max_length)
+    client = Tokenizer(tokenizer, max_length=max_length)
     seen = 0
     for split in data.splits.values():
         inputs = {name: torch.from_numpy(np.array(a)) for name, a in split.inputs.items()}
         assert split.texts is not None
-        got = client.inputs(described(), list(split.texts))
+        got = client.arrays(list(split.texts), described().inputs)
         for name, expected in trimmed(inputs, "attention_mask").items():
             assert got[name].dtype == np.int64
             np.testing.assert_array_equal(got[name], expected.numpy(), err_msg=name)
@@ -97,30 +98,27 @@ def test_tokens_are_those_that_training_made_of_the_same_texts(
 
 
 def test_rows_are_padded_to_the_longest_or_to_what_the_model_fixes(own_tokenizer: Path) -> None:
-    client = TextTokenizer(own_tokenizer, max_length=9)
-    free = client.inputs(described(), ["i love this", "why ?"])
+    client = Tokenizer(own_tokenizer, max_length=9)
+    free = client.arrays(["i love this", "why ?"], described().inputs)
     assert free["input_ids"].tolist() == [[2, 3, 4], [9, 10, 1]]
     assert free["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    fixed = client.inputs(described(5, "input_ids", "attention_mask", "token_type_ids"), ["why ?"])
+    three = described(5, "input_ids", "attention_mask", "token_type_ids")
+    fixed = client.arrays(["why ?"], three.inputs)
     assert {name: rows.tolist() for name, rows in fixed.items()} == {
         "input_ids": [[9, 10, 1, 1, 1]],
         "attention_mask": [[1, 1, 0, 0, 0]],
         "token_type_ids": [[0, 0, 0, 0, 0]],
     }
-    assert client.inputs(described(), ["love " * 50])["input_ids"].shape == (1, 9)
-    assert client.inputs(described(), [""])["attention_mask"].tolist() == [[0]]
+    assert client.arrays(["love " * 50], described().inputs)["input_ids"].shape == (1, 9)
+    assert client.arrays([""], described().inputs)["attention_mask"].tolist() == [[0]]
 
 
 def test_what_is_no_text_or_no_tokenizer_is_named(own_tokenizer: Path, tmp_path: Path) -> None:
-    client = TextTokenizer(own_tokenizer)
-    with pytest.raises(DataError, match=r"got one text, expected a list of texts: \[text\]"):
-        client.inputs(described(), "why ?")
-    with pytest.raises(DataError, match="row 1 is a float, expected a text"):
-        client.inputs(described(), ["why ?", float("nan")])  # type: ignore[list-item]
-    with pytest.raises(
-        DataError, match="takes image; a tokenizer's texts need the input input_ids"
-    ):
-        client.inputs(described(3, "image"), ["why ?"])
+    reader = ExampleReader(tokenizer=own_tokenizer)
+    with pytest.raises(DataError, match="row 1: a float, expected a text"):
+        reader.arrays(described(), ["why ?", float("nan")])
+    with pytest.raises(DataError, match="row 0: half of a surrogate pair at 1"):
+        reader.arrays(described(), "a\ud800")
     with pytest.raises(NotFoundError, match=r"none\.json: no such file.*mlflow artifacts download"):
         Client(tokenizer=tmp_path / "none.json")
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -182,9 +180,14 @@ def test_texts_are_predicted_like_their_tokens(server: Triton, own_tokenizer: Pa
     texts = ["i love this", "why ?", "so sad , really sad", "love", "love this", "why"]
     with Client(server.grpc_url, tokenizer=own_tokenizer) as client:
         got = client.predict("emotions", texts)
-        tokens = TextTokenizer(own_tokenizer).inputs(client.metadata("emotions"), texts)
+        tokens = Tokenizer(own_tokenizer, max_length=128).arrays(
+            texts, client.metadata("emotions").inputs
+        )
         expected = client.predict("emotions", tokens)
         assert len(client.predict("emotions", [])) == 0
+        np.testing.assert_array_equal(
+            client.predict("emotions", texts[0]).probabilities, got.probabilities[:1]
+        )
     np.testing.assert_array_equal(got.probabilities, expected.probabilities)
     np.testing.assert_array_equal(got.labels, got.probabilities >= np.float32([0.5, 0.5]))
     assert got.labels[:, 0].tolist() == [len(t.split()) >= 3 for t in texts]
