@@ -5,6 +5,9 @@ Source: the format at https://waikato.github.io/weka-wiki/formats_and_processing
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,13 +34,19 @@ class ArffHeader:
     is_sparse: bool
 
     def arrow_types(self) -> dict[str, Any]:
-        """Return the Arrow type of each column: float64, or string where values are no numbers."""
+        """Return the Arrow type of each column: float64, string, or dictionary.
+
+        The last of nominal attributes whose values are no numbers: categories by themselves.
+        """
         import pyarrow as pa
 
+        nominal = pa.dictionary(pa.int32(), pa.string())
         return {
             name: pa.string()
-            if name in self.texts or not _are_numbers(self.values.get(name, ()))
+            if name in self.texts
             else pa.float64()
+            if _are_numbers(self.values.get(name, ()))
+            else nominal
             for name in self.columns
         }
 
@@ -48,11 +57,12 @@ def arff_header(path: str, system: Any) -> ArffHeader:
     Raises:
         DataError: If it is none; names the line.
     """
-    head, first = _head(path, system)
-    content = _load(path, head + ("@data\n" if "@data" not in head.lower() else ""), sparse=False)
-    columns = tuple(unescaped(name) for name, _ in content["attributes"])
+    with _opened(path, system) as file:
+        attributes = file.load(is_sparse=False)["attributes"]
+        first = next((row for line in file if (row := line.strip()) and row[0] != "%"), "")
+    columns = tuple(unescaped(name) for name, _ in attributes)
     check_columns((), columns, path)
-    kinds = dict(zip(columns, (kind for _, kind in content["attributes"]), strict=True))
+    kinds = dict(zip(columns, (kind for _, kind in attributes), strict=True))
     return ArffHeader(
         columns=columns,
         values={n: tuple(unescaped(v) for v in k) for n, k in kinds.items() if isinstance(k, list)},
@@ -61,40 +71,58 @@ def arff_header(path: str, system: Any) -> ArffHeader:
     )
 
 
-def _head(path: str, system: Any) -> tuple[str, str]:
-    """Return the lines up to the one with @data, and the first row."""
-    head: list[str] = []
-    in_data = False
-    for line in _text(path, system).splitlines(keepends=True):
-        row = line.strip()
-        if in_data and row and not row.startswith("%"):
-            return "".join(head), row
-        if not in_data:
-            head.append(line)
-        in_data = in_data or row.lower().startswith("@data")
-    return "".join(head), ""
+class _Lines:
+    """A file's lines, counted, and what the package liac-arff makes of them as they come."""
+
+    def __init__(self, path: str, source: Any) -> None:
+        self.number = 0
+        self._path, self._source = path, source
+        self._lines = io.TextIOWrapper(source, encoding="utf-8-sig")
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self.number += 1
+            yield line
+
+    def load(self, *, is_sparse: bool) -> dict[str, Any]:
+        """Return the header, and an iterator of the rows.
+
+        Raises:
+            DataError: If the header is wrong.
+        """
+        import arff  # type: ignore[import-untyped]
+
+        with self.named_errors():
+            kind = arff.LOD_GEN if is_sparse else arff.DENSE_GEN
+            found: dict[str, Any] = arff.load(iter(self), return_type=kind)
+        return found
+
+    @contextlib.contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Say in which line something is wrong."""
+        import arff
+
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            # the text is decoded some lines ahead of the line that was asked for
+            self._source.seek(0)
+            content = bytes(self._source.read())
+            line = content.count(b"\n", 0, content.find(error.object[error.start : error.end])) + 1
+            raise DataError(
+                f"{self._path}, line {line} is not UTF-8 text: {error.reason}"
+            ) from None
+        except arff.ArffException as error:
+            error.line = self.number
+            raise DataError(f"{self._path}, line {self.number}: {error}") from error
+        except (ValueError, KeyError, IndexError) as error:
+            raise DataError(f"{self._path}, line {self.number}: no ARFF: {error}") from error
 
 
-def _text(path: str, system: Any) -> str:
-    with system.open_input_stream(path) as source:
-        content = bytes(source.read())
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line} is not UTF-8 text: {error.reason}") from None
-
-
-def _load(path: str, text: str, *, sparse: bool) -> dict[str, Any]:
-    import arff  # type: ignore[import-untyped]
-
-    try:
-        found: dict[str, Any] = arff.loads(text, return_type=arff.LOD if sparse else arff.DENSE)
-    except arff.ArffException as error:
-        raise DataError(f"{path}, line {error.line}: {error}") from error
-    except (ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{path} cannot be read as ARFF: {error}") from error
-    return found
+@contextlib.contextmanager
+def _opened(path: str, system: Any) -> Iterator[_Lines]:
+    with system.open_input_file(path) as source:
+        yield _Lines(path, source)
 
 
 def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int) -> Iterator[Rows]:
@@ -108,19 +136,26 @@ def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int
     header = arff_header(path, system)
     check_columns(columns, header.columns, path)
     kinds = header.arrow_types()
-    content = _load(path, _text(path, system), sparse=header.is_sparse)["data"]
-    for start in range(0, len(content), chunk_rows):
-        cells_NC = _matrix(header, content[start : start + chunk_rows])
-        found = {}
-        for name in columns:
-            cells_N = cells_NC[:, header.columns.index(name)]
-            if pa.types.is_string(kinds[name]):
-                texts = [None if cell is None else unescaped(str(cell)) for cell in cells_N]
-                found[name] = pa.array(texts, pa.string())
-            else:
-                cells_N[cells_N == None] = np.nan  # noqa: E711 - each cell by itself
-                found[name] = pa.array(cells_N.astype(np.float64), from_pandas=True)
-        yield Rows(columns=found, num_rows=len(cells_NC), first_row=start)
+    start = 0
+    with _opened(path, system) as file:
+        content = iter(file.load(is_sparse=header.is_sparse)["data"])
+        while True:
+            with file.named_errors():
+                some = list(itertools.islice(content, chunk_rows))
+                cells_NC = _matrix(header, some)
+            if not some:
+                return
+            found = {}
+            for name in columns:
+                cells_N = cells_NC[:, header.columns.index(name)]
+                if pa.types.is_floating(kinds[name]):
+                    cells_N[cells_N == None] = np.nan  # noqa: E711 - each cell by itself
+                    found[name] = pa.array(cells_N.astype(np.float64), from_pandas=True)
+                else:
+                    texts = [None if cell is None else unescaped(str(cell)) for cell in cells_N]
+                    found[name] = pa.array(texts, pa.string())
+            yield Rows(columns=found, num_rows=len(some), first_row=start)
+            start += len(some)
 
 
 def _matrix(header: ArffHeader, rows: Sequence[Any]) -> Any:

@@ -215,17 +215,21 @@ def _said_of_labels(
     first = gathered["train"]
     column = first.reader.options.label_column
     if column is None:
-        said = f"{len(labels)} labels from {len(labels)} multi-hot columns"
+        said = f"{_counted(len(labels), 'label')} from {_counted(len(labels), 'multi-hot column')}"
     else:
         kind = first.table.kinds[column]
         form = "text column" if is_text(kind) else "list column"
         if multi_hot or first.width is not None:
             form = f"multi-hot {form}"
-        said = f"{len(labels)} labels from {form} `{column}`"
+        said = f"{_counted(len(labels), 'label')} from {form} `{column}`"
     unknown = sum(rows.num_unknown for rows in gathered.values())
     bare = sum(rows.num_bare(labels) for rows in gathered.values())
-    said += f"; {bare:,} rows without labels" if bare else ""
-    return said + (f"; {unknown:,} rows with unknown labels" if unknown else "")
+    said += f"; {_counted(bare, 'row')} without labels" if bare else ""
+    return said + (f"; {_counted(unknown, 'row')} with unknown labels" if unknown else "")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -34,7 +35,7 @@ _PICTURES_AT_ONCE = 256
 _INT64 = np.dtype(np.int64)
 
 
-@source
+@source()
 def table(options: SourceOptions) -> DataSet:
     """Return a table of numbers and categories, input ``"features"`` float32 [N, D] and others.
 
@@ -53,7 +54,7 @@ def table(options: SourceOptions) -> DataSet:
     return _numbers(options, open_tables(options, forms=_TABLES))
 
 
-@source
+@source()
 def parquet(options: SourceOptions) -> DataSet:
     """Return a table in Parquet, Arrow IPC or Feather files; `table` takes all formats.
 
@@ -65,7 +66,7 @@ def parquet(options: SourceOptions) -> DataSet:
     return _numbers(options, open_tables(options, forms=_ARROW, default="parquet"))
 
 
-@source
+@source()
 def delimited(options: SourceOptions) -> DataSet:
     """Return a table in CSV or TSV files; `table` takes all formats.
 
@@ -85,7 +86,7 @@ def _numbers(options: SourceOptions, tables: dict[SplitName, Table]) -> DataSet:
     return data_of_tables(options, tables, title="table", labels=labels, inputs=inputs)
 
 
-@source
+@source()
 def arrays(options: SourceOptions) -> DataSet:
     """Return arrays from ``.npz`` files, or from folders of ``.npy`` files.
 
@@ -119,10 +120,12 @@ def mulan(options: SourceOptions) -> DataSet:
     title = options.name or folder.resolve().name
     labels_file = Path(address_of(folder / f"{title}.xml").root)
     is_official = (folder / f"{title}-train.arff").is_file()
-    files: dict[SplitName, str] = {"train": f"{title}.arff"}
-    if is_official or not (folder / files["train"]).is_file():
-        files = {"train": f"{title}-train.arff", "test": f"{title}-test.arff"}
-    named = SourceOptions(path=str(folder), **files, cache=options.cache)
+    if is_official or not (folder / f"{title}.arff").is_file():
+        named = replace(
+            options, path=str(folder), train=f"{title}-train.arff", test=f"{title}-test.arff"
+        )
+    else:
+        named = replace(options, path=str(folder), train=f"{title}.arff")
     tables = open_tables(named, forms=("arff",))
     names = _mulan_labels(labels_file)
     for each in tables.values():
@@ -137,7 +140,7 @@ def mulan(options: SourceOptions) -> DataSet:
         labels=LabelReader(options, columns=names),
         inputs=TableInputs(options, tables["train"], names),
         files=[labels_file],
-        official=len(files) > 1,
+        official=len(tables) > 1,
     )
 
 
@@ -197,7 +200,7 @@ def find_tokenizer(tokenizer: str) -> Path:
     return Path(address_of(path / "tokenizer.json" if path.is_dir() else path).root)
 
 
-@source
+@source()
 def ngrams(options: SourceOptions) -> DataSet:
     """Return texts as hashed n-grams: inputs ``ngram_ids`` and ``ngram_mask``, int64 [N, K].
 
@@ -255,14 +258,14 @@ def _texts(
     )
 
 
-@source
+@source()
 def images(options: SourceOptions) -> DataSet:
     """Return pictures, input ``"image"`` uint8 [N, 3, S, S], with labels from a table.
 
     A column names each picture's file, or holds its content. Each picture is decoded once, turned
-    as its EXIF data say, and brought to a square of S pixels; the pixels are kept in a memory-mapped
-    file. What alters them works on train batches only. Where neither ``label_columns`` nor
-    ``label_column`` is given, every column but the file's is a label.
+    as its EXIF data say, and brought to a square of S pixels, kept in a memory-mapped file. What
+    alters them works on train batches only. Where neither ``label_columns`` nor ``label_column``
+    is given, every column but the file's is a label.
 
     Raises:
         ConfigError: If options do not go together.

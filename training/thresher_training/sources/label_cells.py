@@ -1,4 +1,4 @@
-"""The cells of label columns: yes or no, or each row's labels as lists, however they are written."""
+"""The cells of label columns: yes or no, or each row's labels as lists, in whatever form."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _ELEMENT = re.compile(
     rf"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|{_NUMBER}|True|False|nan)(?=\s|$)"""
 )
 _REAL = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+_ID = re.compile(r"[0-9]+(\.0*)?", re.ASCII)
 _NEGATIVE = re.compile(r"-[0-9.]+", re.ASCII)
 _WHOLE_REAL = re.compile(r"([0-9]+)\.0*", re.ASCII)
 
@@ -50,11 +51,11 @@ def flag_array(cells: Any, column: str, reject: RejectRow) -> npt.NDArray[np.flo
                 found[at] = as_flag(cell)
             except ValueError as error:
                 reject(int(np.flatnonzero(which == at)[0]), str(error), column)
-        return found[which]
+        flags: npt.NDArray[np.float32] = found[which]
+        return flags
     if pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-        cells = pc.cast(
-            pc.cast(cells, pa.uint8()) if pa.types.is_boolean(kind) else cells, "double"
-        )
+        cells = pc.cast(cells, pa.uint8()) if pa.types.is_boolean(kind) else cells
+        cells = pc.cast(cells, pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         hint = f'; label_column = "{column}" reads lists' if is_list(kind) else ""
         reject(0, f"the column is {kind}, expected 0, 1 or nothing{hint}", column)
@@ -63,7 +64,7 @@ def flag_array(cells: Any, column: str, reject: RejectRow) -> npt.NDArray[np.flo
     if wrong.any():
         row = int(np.argmax(wrong))
         reject(row, f"{values[row]:g}, expected 0, 1 or nothing", column)
-    return values.astype(np.float32)
+    return np.asarray(values, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +74,7 @@ class CellLists:
     lengths: npt.NDArray[np.int64]
     """Of each row's list; -1 where there is none."""
     tokens: Any
-    """Of the rows one after the other: names and whole numbers, an Arrow array of texts; or None."""
+    """Names and whole numbers of the rows one after the other, an Arrow array of texts; or None."""
     values: npt.NDArray[np.float64] | None
     """Instead: the numbers of multi-hot lists, NaN where one is missing."""
 
@@ -194,7 +195,7 @@ def _of_texts(
     no_value = [word for word in MISSING if word and word not in names]
     absent = pc.is_in(cells, value_set=pa.array(no_value, pa.large_string()))
     cells = pc.if_else(absent, pa.scalar(None, pa.large_string()), cells)
-    written = pc.match_substring_regex(cells, r"^[\[({]")
+    written = pc.match_substring_regex(cells, r"^([\[({]|set\()")
     if form == "names" or not pc.any(written).as_py():
         found = _split(cells, delimiter)
         if form != "multi_hot":
@@ -241,7 +242,7 @@ def _entries(cell: str, delimiter: str, names: frozenset[str]) -> list[Any]:
         ValueError: If it is neither.
     """
     parts = [part.strip() for part in cell.split(delimiter)]
-    if not cell.startswith(("[", "(", "{")) or all(part in names for part in parts):
+    if not cell.startswith(("[", "(", "{", "set(")) or all(part in names for part in parts):
         return parts
     found = _python_list(cell)
     if found is None:
@@ -260,7 +261,7 @@ def _entries(cell: str, delimiter: str, names: frozenset[str]) -> list[Any]:
 
 def _python_list(cell: str) -> list[Any] | None:
     """Return what a text says of a list, as Python, JSON or NumPy write it; None if it is none."""
-    if cell in ("set()", "{}"):
+    if cell == "set()":
         return []
     try:
         found = json.loads(cell)
@@ -272,6 +273,8 @@ def _python_list(cell: str) -> list[Any] | None:
             found = ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
+    if isinstance(found, dict):
+        raise ValueError("is a table, expected a list")  # noqa: TRY004
     if isinstance(found, (list, tuple)):
         return list(found)
     return sorted(found, key=str) if isinstance(found, (set, frozenset)) else None
@@ -321,11 +324,7 @@ def canonical(token: str, names: frozenset[str], form: str | None) -> str:
         raise ValueError(f'"{token}" stands for no value; label_names that hold it make it a label')
     if form == "names":
         return token
-    if (
-        form == "ids"
-        and not (token.isascii() and token.isdigit())
-        and not _WHOLE_REAL.fullmatch(token)
-    ):
+    if form == "ids" and _ID.fullmatch(token) is None:
         raise ValueError(f'"{shown(token)}" is no id, expected a whole number from 0')
     if _NEGATIVE.fullmatch(token):
         raise ValueError(f'"{token}" is a negative number, no label; {_NAMES_HINT}')

@@ -264,9 +264,9 @@ class RowLabels:
             return self._number.setdefault(word, len(self._number))
         if word in self._number:
             return self._number[word]
-        if word.isascii() and word.isdigit() and int(word) < len(self._number):
-            if self.reader.options.label_form != "names":
-                return int(word)
+        is_position = word.isascii() and word.isdigit() and int(word) < len(self._number)
+        if is_position and self.reader.options.label_form != "names":
+            return int(word)
         hint = '; label_form = "multi_hot" reads lists of 0 and 1' if is_flag(word) else ""
         raise DataError(unknown_name("label", word, self.reader.names) + hint)
 
@@ -310,10 +310,8 @@ class RowLabels:
         if multi_hot:
             # entries in the order of their lists, of which none lacks one
             columns = np.arange(len(ids)) % max(len(labels), 1)
-            value_of = np.array([as_flag(word) for word in self._number], dtype=np.float32)
-            if self.reader.names is not None:
-                value_of = np.arange(len(labels), dtype=np.float32)  # positions are 0 and 1
-            values = value_of[ids]
+            words = self.reader.names is None  # else ids are positions, 0 and 1
+            values = np.array([as_flag(w) for w in self._number])[ids] if words else ids
         else:
             column_of = np.array([place[name] for name in self._number], dtype=np.int64)
             columns = column_of[ids]
@@ -351,6 +349,10 @@ def settle(gathered: Mapping[SplitName, RowLabels]) -> tuple[tuple[str, ...], bo
         width = first.lengths.longest
         return reader.names or tuple(map(str, range(width))), True
     labels = reader.names or in_order(name for rows in gathered.values() for name in rows.found)
+    if not labels and first.num_rows:
+        raise DataError(
+            f'{first.table.parts[0].path}: column "{first.columns[0]}" names no label in any row'
+        )
     return labels, False
 
 
@@ -361,8 +363,9 @@ def _are_multi_hot(splits: Sequence[RowLabels]) -> bool:
     if form is not None or not words or not all(map(is_flag, words)) or words <= set(names or ()):
         return False
     repeated = next((rows for rows in splits if rows.lengths.repeat is not None), None)
-    lengths = {n for rows in splits for n in (rows.lengths.shortest, rows.lengths.longest)} - {None}
-    width = max(n for n in lengths if n is not None)
+    ends = [n for rows in splits for n in (rows.lengths.shortest, rows.lengths.longest)]
+    lengths = {n for n in ends if n is not None}
+    width = max(lengths)
     ways = (
         'label_form = "multi_hot" (an entry of 1 or 0 for each label), '
         'label_form = "ids" or label_form = "names"'
@@ -373,9 +376,8 @@ def _are_multi_hot(splits: Sequence[RowLabels]) -> bool:
         column = splits[0].columns[0]
         one = f', or label_columns = ["{column}"] for one label' if width == 1 else ""
         raise DataError(
-            f'{splits[0].table.parts[0].path}: column "{column}" has {width} of '
-            f"{', '.join(sorted(words))} in each row, which may be multi-hot or labels; set {ways}"
-            f"{one}"
+            f'{splits[0].table.parts[0].path}: column "{column}" holds {width} of '
+            f"{', '.join(sorted(words))} in each row: multi-hot, or labels? Set {ways}{one}"
         )
     if repeated is None:
         return False
@@ -387,7 +389,7 @@ def _are_multi_hot(splits: Sequence[RowLabels]) -> bool:
     elif repeated.lengths.other is not None:
         other_part, other_row, length = repeated.lengths.other
         where = f"{other_part.path}, row {other_row} has {length}"
-        reason = f"an entry twice, as in multi-hot lists, but lists differ in length ({where}); set {ways}"
+        reason = f"an entry twice, as in multi-hot lists, but {where} entries; set {ways}"
     raise repeated.error(part, row, reason)
 
 

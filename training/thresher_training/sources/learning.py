@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -170,78 +170,76 @@ class TableInputs:
         Raises:
             DataError: If a cell is wrong; names the line.
         """
-        list_shapes = self._list_shapes(rows)
-        scalars = [c for c in chain(*self.by_input.values()) if c not in list_shapes]
-        asked = self._fills(list(dict.fromkeys(scalars)))
-        kinds = {
-            name: _Kind() for name, of in self.by_input.items() if self._is_read_for_kind(name, of)
-        }
-        known = _Figures(
-            columns=list(dict.fromkeys(scalars)) if self.options.flag_missing else [],
+        lists = self._list_shapes(rows)
+        scalars = list(dict.fromkeys(c for c in chain(*self.by_input.values()) if c not in lists))
+        asked = self._fills(scalars)
+        figures = _Figures(
+            columns=scalars if self.options.flag_missing else [],
             means=[name for name, fill in asked.items() if fill == "mean"],
             medians=[name for name, fill in asked.items() if fill == "median"],
             scratch=scratch,
         )
+        kinds = {name: _Kind(of[0]) for name, of in self.by_input.items() if self._is_text(name)}
         seen: dict[str, set[str]] = {name: set() for name in self.categories}
-        needed = [*seen, *known.needed, *(self.by_input[name][0] for name in kinds)]
-        if needed:
-            for cells, reject in rows.columns(list(dict.fromkeys(needed))):
-                for name, values in seen.items():
-                    values |= distinct_categories(cells[name], name, reject)
-                for name, kind in kinds.items():
-                    kind.add(cells[self.by_input[name][0]])
-                known.add(cells, reject)
-        learnt = known.fills()
-        shapes: dict[str, InputShape] = {}
-        flagged: dict[str, tuple[str, ...]] = {}
-        widths: dict[str, int] = {}
-        for name, of in self.by_input.items():
-            dtype = kinds[name].dtype if name in kinds else self._dtype(name, of)
-            if len(of) == 1 and of[0] in list_shapes:
-                shape = list_shapes[of[0]]
-                if name == FEATURES and len(shape) > 1:
-                    raise self._not_flat(of[0], shape)
-            elif len(of) == 1 and name != FEATURES and dtype.kind in "iu":
-                shape = ()
-            else:
-                for column in of:
-                    if column in list_shapes:
-                        if len(list_shapes[column]) > 1:
-                            raise self._not_flat(column, list_shapes[column])
-                        widths[column] = list_shapes[column][0]
-                flags = tuple(column for column in of if column in known.missing)
-                if flags:
-                    flagged[name] = flags
-                shape = (sum(widths.get(column, 1) for column in of) + len(flags),)
-            if dtype.kind in "iu":
-                learnt |= {c: round(learnt[c]) for c in of if c in learnt}
-            shapes[name] = InputShape(shape=shape, dtype=dtype)
-        categories = {}
-        if seen:
-            values = {name: tuple(sorted(found)) for name, found in seen.items()}
-            categories = {CATEGORIES: values}
-            shapes[CATEGORIES] = InputShape(shape=(len(seen),), dtype=np.dtype(np.int64))
-        fills = {k: v for k, v in asked.items() if not isinstance(v, str)} | learnt
-        plain = self.options.fill_missing
+        needed = dict.fromkeys([*seen, *figures.needed, *(k.column for k in kinds.values())])
+        for cells, reject in rows.columns(list(needed)) if needed else ():
+            for name, values in seen.items():
+                values.update(distinct_categories(cells[name], name, reject))
+            for kind in kinds.values():
+                kind.add(cells[kind.column])
+            figures.add(cells, reject)
         spec = InputSpec(
             columns=dict(self.by_input),
-            widths=widths,
-            fill_missing=plain if isinstance(plain, (int, float)) else None,
-            fills=fills,
-            flagged=flagged,
-            categories=categories,
+            widths=self._widths(lists),
+            fill_missing=None if asked else self.options.fill_missing,  # type: ignore[arg-type]
+            flagged={
+                name: tuple(flags)
+                for name, of in self.by_input.items()
+                if name not in kinds and (flags := [c for c in of if c in figures.missing])
+            },
+            categories={CATEGORIES: {name: tuple(sorted(of)) for name, of in seen.items()}}
+            if seen
+            else {},
         )
-        return spec, shapes
+        fills: dict[str, Any] = asked | figures.fills()
+        shapes = {}
+        for name, of in self.by_input.items():
+            dtype = kinds[name].dtype if name in kinds else self._dtype(name)
+            shapes[name] = InputShape(shape=self._shape(name, dtype, lists, spec), dtype=dtype)
+            if dtype.kind in "iu":  # a mean need not be a whole number
+                fills |= {c: round(fills[c]) for c in of if c in figures.learnt}
+        if seen:
+            shapes[CATEGORIES] = InputShape(shape=(len(seen),), dtype=np.dtype(np.int64))
+        return replace(spec, fills=fills), shapes
 
-    def _not_flat(self, column: str, shape: Sequence[int]) -> DataError:
-        return DataError(
-            f'{self.table.parts[0].path}: column "{column}" holds arrays {list(shape)}, and the '
-            f'input "features" is flat; make it an input of its own: inputs = {{ "{column}" = '
-            f'"{column}" }}'
-        )
+    def _widths(self, lists: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Return the width of each column of lists that is not an input by itself."""
+        found = {}
+        for name, of in self.by_input.items():
+            for column in of:
+                if column in lists and (len(of) > 1 or name == FEATURES):
+                    if len(lists[column]) > 1:
+                        raise DataError(
+                            f'{self.table.parts[0].path}: column "{column}" holds arrays '
+                            f'{list(lists[column])}, and the input "{name}" is flat; make it an '
+                            f'input of its own: inputs = {{ "{column}" = "{column}" }}'
+                        )
+                    if len(of) > 1:
+                        found[column] = lists[column][0]
+        return found
+
+    def _shape(
+        self, name: str, dtype: np.dtype[Any], lists: Mapping[str, tuple[int, ...]], spec: InputSpec
+    ) -> tuple[int, ...]:
+        of = self.by_input[name]
+        if len(of) == 1 and of[0] in lists:
+            return lists[of[0]]
+        if len(of) == 1 and dtype.kind in "iu":
+            return ()
+        return (sum(spec.widths.get(c, 1) for c in of) + len(spec.flagged.get(name, ())),)
 
     def _list_shapes(self, rows: TrainRows) -> dict[str, tuple[int, ...]]:
-        """Return the axes of the columns of lists or tensors; by the first row where types lack them."""
+        """Return the axes of columns of lists or tensors; by the first row if types lack them."""
         import pyarrow as pa
 
         found: dict[str, tuple[int, ...]] = {}
@@ -254,15 +252,10 @@ class TableInputs:
             elif is_list(kind):
                 unknown.append(name)
         for cells, _ in rows.columns(unknown) if unknown else ():
-            for name in [name for name in unknown if name not in found]:
-                first = next((cell.as_py() for cell in cells[name] if cell.is_valid), None)
-                if first is not None:
-                    shape = []
-                    while isinstance(first, list):
-                        shape.append(len(first))
-                        first = first[0] if first else None
-                    found[name] = tuple(shape)
-            if len(found) >= len(unknown) and all(name in found for name in unknown):
+            for name in unknown:
+                if name not in found and (row := _first(cells[name])) is not None:
+                    found[name] = np.shape(row)
+            if all(name in found for name in unknown):
                 break
         for name in unknown:
             if 0 in found.setdefault(name, (0,)):
@@ -272,15 +265,16 @@ class TableInputs:
                 )
         return found
 
-    def _is_read_for_kind(self, name: str, of: Sequence[str]) -> bool:
+    def _is_text(self, name: str) -> bool:
         """Return whether only its cells show an input's kind."""
+        of = self.by_input[name]
         return name != FEATURES and len(of) == 1 and is_text(self.table.kinds[of[0]])
 
-    def _dtype(self, name: str, of: Sequence[str]) -> np.dtype[Any]:
+    def _dtype(self, name: str) -> np.dtype[Any]:
         """Return the kind of an input: float32, or whole numbers where it is one such column."""
         import pyarrow as pa
 
-        float32 = np.dtype(np.float32)
+        of, float32 = self.by_input[name], np.dtype(np.float32)
         if name == FEATURES or len(of) > 1:
             return float32
         kind = self.table.kinds[of[0]]
@@ -301,13 +295,12 @@ class TableInputs:
             ConfigError: If it is neither a number nor "mean" or "median".
         """
         given = self.options.fill_missing
-        if given is None or (isinstance(given, (int, float)) and not isinstance(given, bool)):
+        if given is None or type(given) in (int, float):
             return {}
         by_pattern = given if isinstance(given, Mapping) else dict.fromkeys(columns, given)
         found: dict[str, Fill] = {}
         for pattern, fill in by_pattern.items():
-            is_number = isinstance(fill, (int, float)) and not isinstance(fill, bool)
-            if not is_number and fill not in ("mean", "median"):
+            if type(fill) not in (int, float) and fill not in ("mean", "median"):
                 if isinstance(fill, str):
                     said = unknown_name("way", fill, ("mean", "median"))
                 else:
@@ -320,10 +313,16 @@ class TableInputs:
         return found
 
 
+def _first(cells: Any) -> Any:
+    """Return the first list of a column, None where all are missing."""
+    return next((cell.as_py() for cell in cells if cell.is_valid), None)
+
+
 @dataclass(slots=True)
 class _Kind:
-    """Finds out whether texts are whole numbers, and of which kind."""
+    """Finds out whether a column's texts are whole numbers, and of which kind."""
 
+    column: str
     is_whole: bool = True
     is_flag: bool = True
     fits: list[np.dtype[Any]] = field(
@@ -378,6 +377,7 @@ class _Figures:
         self, *, columns: list[str], means: list[str], medians: list[str], scratch: Path
     ) -> None:
         self.missing: set[str] = set()
+        self.learnt = (*means, *medians)
         self.needed = list(dict.fromkeys([*columns, *means, *medians]))
         self._columns, self._means, self._medians = columns, means, medians
         self._sum = dict.fromkeys(means, 0.0)
@@ -420,7 +420,7 @@ class _Figures:
                     present = values[~np.isnan(values)]
                     if len(present):
                         found[name] = float(np.median(present))
-        for name in (*self._means, *self._medians):
+        for name in self.learnt:
             if name not in found:
                 raise DataError(
                     f'column "{name}" holds no number in the train rows, so that it has no mean '

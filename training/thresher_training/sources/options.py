@@ -150,12 +150,7 @@ class SourceOptions:
             if getattr(self, key) not in valid:
                 names = " or ".join(f'"{name}"' for name in valid if name is not None)
                 raise ConfigError(f'{key} is "{getattr(self, key)}", expected {names}')
-        for key, least in (("size", 1), ("max_length", 3)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key} is {getattr(self, key)!r}, expected at least {least}")
-        for key in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, key) < 1:
-                raise ConfigError(f"{key} is {getattr(self, key)!r}, expected between 0 and 1")
+        self._check_numbers()
         if not self.label_delimiter:
             raise ConfigError('label_delimiter is "", expected what stands between two names')
         if self.train is None and (self.validation is not None or self.test is not None):
@@ -168,6 +163,14 @@ class SourceOptions:
                 'flag_missing says where a number was missing: fill_missing, such as "median", has '
                 "to say what stands there"
             )
+
+    def _check_numbers(self) -> None:
+        for key, least in (("size", 1), ("max_length", 3)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}, expected at least {least}")
+        for key in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, key) < 1:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}, expected between 0 and 1")
 
     @property
     def csv(self) -> CsvOptions:
@@ -213,15 +216,18 @@ TAKEN: Mapping[str, tuple[str, ...]] = {
 _Source = Callable[[SourceOptions], DataSet]
 
 
-def source(function: _Source | None = None, **defaults: Any) -> Any:
-    """Make a source of a function: it takes its options by keyword, the path also by position.
+def source(**defaults: Any) -> Callable[[_Source], Callable[..., DataSet]]:
+    """Return what makes a source of a function, whose name says which options it takes.
+
+    The source takes them by keyword, the path also by position.
 
     Args:
-        function: Takes the options; its name says which are offered.
         defaults: Of options whose default is another one here; ``...`` has none.
     """
-    if function is None:
-        return lambda given: source(given, **defaults)
+    return lambda function: _made(function, defaults)
+
+
+def _made(function: _Source, defaults: Mapping[str, Any]) -> Callable[..., DataSet]:
     fields = {field.name: field for field in dataclasses.fields(SourceOptions)}
     required = inspect.Parameter.empty
     parameters = [

@@ -24,8 +24,7 @@ _HINTS = (
     ("is no number", '; is it a category or an id? categories = ["{0}"] or ignore = ["{0}"]'),
     (
         "without rounding",
-        '; ignore = ["{0}"], or an input of its own, which keeps whole numbers: '
-        'inputs = {{ "{0}" = "{0}" }}',
+        '; ignore = ["{0}"], or keep it whole in an input of its own: inputs = {{ "{0}" = "{0}" }}',
     ),
     ("missing, expected a number", "; or set fill_missing to what stands for it"),
     ("missing, expected a text", '; or set missing_text, such as missing_text = ""'),
