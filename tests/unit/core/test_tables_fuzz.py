@@ -84,11 +84,17 @@ def _narrowed(number: float, kind: Any) -> Any:
 number_texts = st.one_of(
     wholes.map(str),
     reals.map(repr),
-    st.sampled_from([*MISSING, "true", "FALSE", "inf", "-Infinity", "nAn", "nan(1)", "0x10", "0X1"]),
-    st.sampled_from(["1_000", "1,5", "١٢", "１", "+1", "-0", "1.", ".5", ".", "1e5", "1E+05", "e5"]),
+    st.sampled_from(
+        [*MISSING, "true", "FALSE", "inf", "-Infinity", "nAn", "nan(1)", "0x10", "0X1"]
+    ),
+    st.sampled_from(
+        ["1_000", "1,5", "١٢", "１", "+1", "-0", "1.", ".5", ".", "1e5", "1E+05", "e5"]
+    ),
     st.sampled_from(["00012", "0" * 40 + "9007199254740993", "1" * 320, "1" * 50, "1e400", "1f"]),
     st.text(alphabet="0123456789.+-eEinfa xX_", max_size=8),
-).flatmap(lambda text: st.sampled_from([text, text, text, f" {text}", f"{text}\t", f"\xa0{text}\n"]))
+).flatmap(
+    lambda text: st.sampled_from([text, text, text, f" {text}", f"{text}\t", f"\xa0{text}\n"])
+)
 
 
 def made(

@@ -54,7 +54,7 @@ def test_the_ways_of_making_a_square(resize, corners):
 
 def test_a_missing_and_a_broken_picture_are_named(folder):
     (folder / "pictures" / "7.png").write_bytes(b"\x89PNG nothing")
-    with pytest.raises(DataError, match=r'line 9: .*7\.png: the picture cannot be decoded'):
+    with pytest.raises(DataError, match=r"line 9: .*7\.png: the picture cannot be decoded"):
         images("labels.csv", folder="pictures", size=10)
     (folder / "pictures" / "7.png").unlink()
     with pytest.raises(DataError, match=r'labels\.csv, line 9: .* names the picture "7\.png"'):

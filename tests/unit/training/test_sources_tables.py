@@ -93,7 +93,9 @@ def test_features_are_all_other_columns_unless_said(tmp_path):
     write(table().drop_columns(["tags", "text_tags"]), "t.parquet")
     data = parquet("t.parquet", label_columns=["rain", "fog"], ignore=["sta*"])
     assert data.splits["train"].inputs["features"].shape[1] == 2
-    with pytest.raises(DataError, match=r'row 0: column "station": "s0" is no number; is it a category'):
+    with pytest.raises(
+        DataError, match=r'row 0: column "station": "s0" is no number; is it a category'
+    ):
         parquet("t.parquet", label_columns=["rain", "fog"])
 
 
@@ -157,7 +159,9 @@ def test_groups_stay_together():
 def test_a_group_in_the_files_of_two_splits_is_an_error():
     write(table(20), "train.csv")
     write(table(20), "test.csv")
-    with pytest.raises(DataError, match=r'test\.csv, line 2: .*the group "s0" is in the train files'):
+    with pytest.raises(
+        DataError, match=r'test\.csv, line 2: .*the group "s0" is in the train files'
+    ):
         delimited(
             ".",
             train="train.csv",
@@ -246,7 +250,10 @@ def test_quotes_hold_delimiters_and_line_ends_or_are_text(tmp_path):
 MORE = "1,0\n2,1\n" * 10
 ERRORS = [
     ("x,rain\n1,0\n2,0,7\n", r"t\.csv, line 3: 3 cells, expected 2; where cells hold lone"),
-    ("x,rain\n1,0\nabc,1\n" + MORE, r't\.csv, line 3: column "x": "abc" is no number; .* or ignore = \["x"\]$'),
+    (
+        "x,rain\n1,0\nabc,1\n" + MORE,
+        r't\.csv, line 3: column "x": "abc" is no number; .* or ignore = \["x"\]$',
+    ),
     ("x,rain\n1,0\n\n2,maybe\n", r't\.csv, line 4: column "rain": "maybe", expected 0, 1 or'),
     (
         "x,rain\n1,0\n2,3\n",
@@ -261,7 +268,10 @@ ERRORS = [
     ("", r"t\.csv is empty, expected a header line"),
     ("x,rain\n", r"the train split is empty, expected at least one row"),
     ("x,rain\n1,0\n", r"1 rows are too few for shares"),
-    (b"x,rain\n1,0\n\xff,1\n" + MORE.encode(), r"t\.csv, line 3: column \"x\": not UTF-8: .*encoding = \"latin-1\""),
+    (
+        b"x,rain\n1,0\n\xff,1\n" + MORE.encode(),
+        r"t\.csv, line 3: column \"x\": not UTF-8: .*encoding = \"latin-1\"",
+    ),
 ]
 
 
@@ -313,7 +323,10 @@ def test_lists_of_different_lengths_are_told(tmp_path):
         ({"label_columns": ["rain"], "test": "t.parquet"}, "given without train"),
         ({"label_columns": ["rain"], "validation_fraction": 1.5}, "validation_fraction is 1.5"),
         ({"label_columns": ["rain"], "features": ["rain"]}, "is an input and a label"),
-        ({"label_column": "tags", "missing_labels": "drop"}, 'missing_labels is "drop", expected "error" or "unknown"'),
+        (
+            {"label_column": "tags", "missing_labels": "drop"},
+            'missing_labels is "drop", expected "error" or "unknown"',
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
