@@ -1,6 +1,7 @@
 """Numbers, categories and what is missing: learnt on train, alike from every format."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,7 @@ def write(frame, name):
                 f"@attribute {column} {'{' + ','.join(values) + '}' if values else 'real'}"
             )
         body = frame.to_csv(index=False, header=False, na_rep="?")
-        with open(name, "w") as file:
-            file.write("\n".join([*lines, "@data", body]))
+        Path(name).write_text("\n".join([*lines, "@data", body]))
     else:
         content = frame.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
         with (gzip.open if name.endswith(".gz") else open)(name, "wb") as file:
@@ -201,8 +201,7 @@ def test_a_column_that_is_there_twice_is_refused(name):
 def test_a_quote_that_would_swallow_rows_is_refused_with_its_line():
     notes = ['"5 inch' if at == 100 else "ok" for at in range(200)]
     rows = [f"{at},{note},{at % 2}" for at, note in enumerate(notes)]
-    with open("t.csv", "w") as file:
-        file.write("\n".join(["x,note,y", *rows]))
+    Path("t.csv").write_text("\n".join(["x,note,y", *rows]))
     with pytest.raises(DataError, match=r"line 102: .*never closed.*quoting = false"):
         table("t.csv", ignore=["note"], label_columns=["y"])
     data = table("t.csv", ignore=["note"], label_columns=["y"], quoting=False)
@@ -213,8 +212,7 @@ def test_a_quote_that_would_swallow_rows_is_refused_with_its_line():
     ("separator", "option"), [(";", 'delimiter = ";"'), ("\t", r'delimiter = "\\t"'), ("|", "|")]
 )
 def test_a_file_with_another_delimiter_is_known_by_its_header(separator, option):
-    with open("t.csv", "w") as file:
-        file.write("a;b;tags\n1;2;x\n".replace(";", separator))
+    Path("t.csv").write_text("a;b;tags\n1;2;x\n".replace(";", separator))
     with pytest.raises(DataError, match=f"has one column, .*{option}"):
         delimited("t.csv", label_column="tags")
 
@@ -227,8 +225,7 @@ def test_a_file_with_another_delimiter_is_known_by_its_header(separator, option)
     ],
 )
 def test_another_encoding_is_said_and_read(encoding, message):
-    with open("t.csv", "wb") as file:
-        file.write(("naïve,y\n" + "1,0\n2,1\n" * 20).encode(encoding))
+    Path("t.csv").write_bytes(("naïve,y\n" + "1,0\n2,1\n" * 20).encode(encoding))
     with pytest.raises(DataError, match=message):
         table("t.csv", label_columns=["y"])
     data = table("t.csv", label_columns=["y"], encoding=encoding)
@@ -250,12 +247,10 @@ def test_the_values_in_folder_names_are_columns_where_they_are_named(tmp_path):
 
 
 def test_an_empty_text_is_a_text_and_a_missing_one_is_an_error_or_filled():
-    with open("t.csv", "w") as file:
-        file.write("text,y\n" + 'sun,1\n"",0\nNA,1\n' * 10)
+    Path("t.csv").write_text("text,y\n" + 'sun,1\n"",0\nNA,1\n' * 10)
     data = ngrams("t.csv", label_columns=["y"])
     assert set(data.splits["train"].texts) == {"sun", "", "NA"}
-    with open("t.csv", "w") as file:
-        file.write("text,y\n" + "sun,1\n,0\n" * 20)
+    Path("t.csv").write_text("text,y\n" + "sun,1\n,0\n" * 20)
     with pytest.raises(DataError, match=r'line 3: column "text": missing, .*missing_text = ""'):
         ngrams("t.csv", label_columns=["y"])
     data = ngrams("t.csv", label_columns=["y"], missing_text="")

@@ -1,6 +1,7 @@
-"""Label columns as people write them: each form is read as what it is, or refused with its option."""
+"""Label columns as people write them: each form is read as what it is, or refused."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ def read(cells, kind=None, **options):
     """The labels, and the distinct rows of targets in the order of ``cells``."""
     rows = cells * 8
     if kind == "csv":
-        with open("t.csv", "w", newline="") as file:
+        with Path("t.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["x", "tags"])
             writer.writerows(enumerate(rows))
@@ -136,7 +137,12 @@ def test_quotes_and_commas_in_the_names_of_a_written_list():
         (HOT, INTS, {"label_names": ["a", "b"]}, r"row 0: .*a list of 3 entries of 1 and 0, expec"),
         ([[1, None, 1]], INTS, {}, r'row 0: .*holds a null; label_form = "multi_hot" reads it as'),
         ([[3.0, 7.0]], FLOATS, {}, r'row 0: .*3 in a list, expected 0 or 1; label_form = "ids"'),
-        ([[1.0, 0.0], [1.0]], FLOATS, {}, "row 1: .*a multi-hot list of 1, expected 2 entries"),
+        (
+            [[1.0, 0.0], [1.0]],
+            FLOATS,
+            {},
+            "row 1: .*a list of 1, expected 1 or 0 for each of 2 labels",
+        ),
         ([[3, -1], [4, 5]], INTS, {}, 'row 0: .*"-1" is a negative number, no label'),
         ([3.5, 4.0], pa.float64(), {}, "row 0: .*3.5, expected a label's name or number"),
         ([True, False], pa.bool_(), {}, r'label_columns = \["tags"\] reads it as one label'),
@@ -183,11 +189,21 @@ def test_a_missing_list_among_multi_hot_ones_is_unknown_where_asked(kind):
     np.testing.assert_array_equal(targets, [[NAN] * 3, [1, 0, 1], [0, 1, 1]])
 
 
+def test_splits_whose_lists_are_of_two_kinds_are_refused():
+    for name, kind in (("a", FLOATS), ("b", INTS)):
+        rows = pa.table({"x": [1.0] * 9, "tags": pa.array([[1, 0, 1]] * 9, kind)})
+        pq.write_table(rows, f"{name}.parquet")
+    files = {"train": "a.parquet", "validation": "b.parquet", "test": "b.parquet"}
+    with pytest.raises(DataError, match=r'splits differ .* label_form = "multi_hot" reads whole'):
+        table(".", **files, label_column="tags")
+    data = table(".", **files, label_column="tags", label_form="multi_hot")
+    assert data.splits["test"].targets_NL.tolist() == [[1, 0, 1]] * 9
+
+
 def test_multi_hot_columns_take_every_word_for_yes_and_no():
     lines = ["x,a,b,c", "0,yes,TRUE,1", "1,no,false,0.0", "2,,NA,1.0"]
     (rows := lines[1:]).extend(rows * 9)
-    with open("t.csv", "w") as file:
-        file.write("\n".join([lines[0], *rows]))
+    Path("t.csv").write_text("\n".join([lines[0], *rows]))
     data = table("t.csv", label_columns=["a", "b", "c"])
     expected = [[1, 1, 1], [0, 0, 0], [NAN, NAN, 1]]
     for split in data.splits.values():

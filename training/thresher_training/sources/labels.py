@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from thresher.errors import ConfigError, DataError, unknown_name
 from thresher.tables.cells import as_flag
 from thresher.tables.inputs import matched_columns
 from thresher.tables.parts import Part
-from thresher.tables.rows import Reject, Rows
+from thresher.tables.rows import Reject, RejectRow, Rows
 from thresher_training.data import SplitName
 from thresher_training.sources.label_cells import (
     CellLists,
@@ -77,18 +77,6 @@ class LabelReader:
             raise DataError(f"{table.parts[0].path}: {error}") from None
 
 
-@dataclass(slots=True)
-class _Lengths:
-    """What the lengths of the lists say of what they are."""
-
-    shortest: int | None = None
-    longest: int = 0
-    other: tuple[Part, int, int] | None = None
-    """The first list that differs in length: part, row and length."""
-    repeat: tuple[Part, int] | None = None
-    """The first list in which an entry occurs twice."""
-
-
 class RowLabels:
     """Gathers the labels of a table's rows, chunk by chunk.
 
@@ -104,9 +92,12 @@ class RowLabels:
         self.num_rows = 0
         self.num_unknown = 0
         """Rows of which no label is known."""
-        self.lengths = _Lengths()
         self.words: set[str] = set()
-        """The tokens that occur."""
+        """The names and ids that occur."""
+        self.lengths: set[int] = set()
+        """Of the lists, as long as they may be multi-hot."""
+        self.repeat: tuple[Part, Reject] | None = None
+        """The first list in which an entry occurs twice, likewise."""
         self.width: int | None = None
         """The number of labels of multi-hot lists, once one is read."""
         self._scratch = scratch
@@ -148,60 +139,46 @@ class RowLabels:
                 'missing_labels = "unknown"',
                 options.label_column,
             )
-        if lists.values is not None:
-            self._add_multi_hot(part, rows, lists)
-        elif self.width is not None:
-            if (lists.lengths > 0).any():
-                row = int(np.argmax(lists.lengths > 0))
-                reject(row, "names, where other rows hold multi-hot lists", options.label_column)
-            self._add_multi_hot(part, rows, lists)
+        if lists.values is not None or self.width is not None:
+            self._add_multi_hot(lists, reject)
         else:
-            self._add_tokens(part, rows, lists, missing)
+            self._add_tokens(part, rows, lists)
+        self._unknown.append(missing + self.num_rows)
+        self.num_unknown += len(missing)
         self.num_rows += rows.num_rows
 
-    def _add_multi_hot(self, part: Part, rows: Rows, lists: CellLists) -> None:
+    def _add_multi_hot(self, lists: CellLists, reject: RejectRow) -> None:
         """Write lists of 1 and 0, each as long as there are labels."""
-        reject, column = self.table.refuse(part, rows), self.columns[0]
-        present = lists.lengths >= 0
+        column, names = self.columns[0], self.reader.names
+        present, values = lists.lengths >= 0, lists.values
+        at = int(np.argmax(present))
         if self.width is None and present.any():
-            self.width = int(lists.lengths[present][0])
-            names = self.reader.names
-            if names is not None and len(names) != self.width:
-                row = int(np.argmax(present))
-                reject(row, f"a list of {self.width}, expected {len(names)}: label_names", column)
+            self.width = int(lists.lengths[at]) if names is None else len(names)
             if self.num_rows > self.num_unknown:
-                row = int(np.argmax(present))
-                reject(row, "a multi-hot list, where rows before hold names, ids or none", column)
+                reject(at, "a multi-hot list, where rows before hold names, ids or none", column)
+            unknown = np.full((self.num_rows, self.width), np.nan, dtype=np.float32)
+            self._scratch.write_bytes(unknown.tobytes())
         wrong = present & (lists.lengths != self.width)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            reject(
-                row,
-                f"a multi-hot list of {lists.lengths[row]}, expected {self.width} entries as in "
-                "the rows before",
-                column,
+        if values is None or wrong.any():
+            at = int(np.argmax(wrong))
+            reason = (
+                f"a list of {lists.lengths[at]}, expected 1 or 0 for each of {self.width} labels"
             )
-        self.num_unknown += int((~present).sum())
-        if self.width is None:
-            self._unknown.append(np.flatnonzero(~present) + self.num_rows)
+            reject(at, reason, column)
+        if self.width is None or values is None:
             return
+        bad = ~((values >= 0) & (values <= 1) | np.isnan(values))
+        if bad.any():
+            found = values[int(np.argmax(bad))]
+            hint = '; label_form = "ids" reads ids' if found == np.trunc(found) else ""
+            reason = f"{found:g} in a list, expected 0 or 1{hint}"
+            reject(int(lists.rows[int(np.argmax(bad))]), reason, column)
         block = np.full((len(present), self.width), np.nan, dtype=np.float32)
-        if lists.values is not None:
-            values = lists.values
-            bad = ~((values >= 0) & (values <= 1) | np.isnan(values))
-            if bad.any():
-                at = int(np.argmax(bad))
-                hint = '; label_form = "ids" reads ids' if values[at] == int(values[at]) else ""
-                reject(
-                    int(lists.rows[at]), f"{values[at]:g} in a list, expected 0 or 1{hint}", column
-                )
-            block[present] = values.reshape(-1, self.width)
-        before = np.full((self.num_rows * (not self._scratch.stat().st_size), self.width), np.nan)
+        block[present] = values.reshape(-1, self.width)
         with self._scratch.open("ab") as file:
-            file.write(before.astype(np.float32).tobytes())  # rows before the first list
             file.write(block.tobytes())
 
-    def _add_tokens(self, part: Part, rows: Rows, lists: CellLists, missing: IntArray) -> None:
+    def _add_tokens(self, part: Part, rows: Rows, lists: CellLists) -> None:
         """Take lists of names or ids."""
         import pyarrow.compute as pc
 
@@ -222,35 +199,17 @@ class RowLabels:
         found = ids[which] if len(ids) else which
         kept = found != _NOTHING
         found, row_of = found[kept], row_of[kept]
-        self._watch(part, rows, np.where(lists.lengths < 0, -1, 0), row_of, found)
         self._rows.append(row_of + self.num_rows)
         self._ids.append(found)
-        self._unknown.append(missing + self.num_rows)
-        self.num_unknown += len(missing)
-
-    def _watch(
-        self, part: Part, rows: Rows, lengths: IntArray, row_of: IntArray, ids: IntArray
-    ) -> None:
-        """Note what tells multi-hot lists from lists of ids, as long as they may be either."""
-        if not all(map(is_flag, self.words)):
-            return
-        lengths = lengths + np.bincount(row_of, minlength=len(lengths))
-        present = np.flatnonzero(lengths >= 0)
-        seen = self.lengths
-        if len(present):
-            if seen.shortest is None:
-                seen.shortest = seen.longest = int(lengths[present[0]])
-            other = present[lengths[present] != seen.shortest]
-            if len(other) and seen.other is None:
-                at = int(other[0])
-                seen.other = (part, rows.position(at), int(lengths[at]))
-            seen.shortest = min(seen.shortest, int(lengths[present].min()))
-            seen.longest = max(seen.longest, int(lengths[present].max()))
-        if seen.repeat is None:
-            keys, first = np.unique(row_of * (int(ids.max(initial=0)) + 1) + ids, return_index=True)
-            if len(keys) < len(ids):
-                at = int(np.setdiff1d(np.arange(len(ids)), first)[0])
-                seen.repeat = (part, rows.position(int(row_of[at])))
+        if all(map(is_flag, self.words)):
+            lengths = np.bincount(row_of, minlength=rows.num_rows)[lists.lengths >= 0]
+            self.lengths.update(np.unique(lengths).tolist())
+            if self.repeat is None:
+                key = row_of * (int(found.max(initial=0)) + 1) + found
+                first = np.unique(key, return_index=True)[1]
+                for at in np.setdiff1d(np.arange(len(key)), first)[:1]:
+                    row = rows.position(int(row_of[at]))
+                    self.repeat = (part, Reject(row=row, reason="", column=column))
 
     def _id(self, word: str) -> int:
         """Return the number of a label, or that it is none.
@@ -283,10 +242,6 @@ class RowLabels:
         targets_NL = np.memmap(self._scratch, dtype=np.float32, mode="r", shape=shape)
         starts = range(0, self.num_rows, _BLOCK_ROWS)
         return sum(int((targets_NL[at : at + _BLOCK_ROWS] == 0).all(axis=1).sum()) for at in starts)
-
-    def error(self, part: Part, row: int, reason: str) -> DataError:
-        """Return the error of a row by its position in its file."""
-        return self.table.error(part, Reject(row=row, reason=reason, column=self.columns[0]))
 
     def targets(self, labels: Sequence[str], *, multi_hot: bool) -> npt.NDArray[np.float32]:
         """Return all rows' targets, [N, L]: 1, 0, and NaN where unknown.
@@ -337,60 +292,49 @@ def settle(gathered: Mapping[SplitName, RowLabels]) -> tuple[tuple[str, ...], bo
     reader = first.reader
     if reader.options.label_column is None:
         return first.columns, False
-    widths = {rows.width for rows in gathered.values()} - {None}
-    if widths:
+    where = f'{first.table.parts[0].path}: column "{first.columns[0]}"'
+    widths = {rows.width for rows in gathered.values() if rows.num_rows > rows.num_unknown}
+    if widths - {None}:
         if len(widths) > 1:
             raise DataError(
-                f'column "{first.columns[0]}": multi-hot lists differ in length between splits: '
-                f"{', '.join(map(str, sorted(widths)))}"
+                f"{where}: the splits differ in the length of their multi-hot lists, or one holds "
+                'names or ids; label_form = "multi_hot" reads whole numbers as multi-hot too'
             )
-        return reader.names or tuple(map(str, range(int(widths.pop() or 0)))), False
-    if _are_multi_hot(list(gathered.values())):
-        width = first.lengths.longest
-        return reader.names or tuple(map(str, range(width))), True
+        return reader.names or tuple(map(str, range(max(w or 0 for w in widths)))), False
+    if _are_multi_hot(list(gathered.values()), where):
+        return reader.names or tuple(map(str, range(max(first.lengths)))), True
     labels = reader.names or in_order(name for rows in gathered.values() for name in rows.found)
     if not labels and first.num_rows:
-        raise DataError(
-            f'{first.table.parts[0].path}: column "{first.columns[0]}" names no label in any row'
-        )
+        raise DataError(f"{where} names no label in any row")
     return labels, False
 
 
-def _are_multi_hot(splits: Sequence[RowLabels]) -> bool:
+def _are_multi_hot(splits: Sequence[RowLabels], where: str) -> bool:
     words = set[str]().union(*(rows.words for rows in splits))
     reader = splits[0].reader
     names, form = reader.names, reader.options.label_form
     if form is not None or not words or not all(map(is_flag, words)) or words <= set(names or ()):
         return False
-    repeated = next((rows for rows in splits if rows.lengths.repeat is not None), None)
-    ends = [n for rows in splits for n in (rows.lengths.shortest, rows.lengths.longest)]
-    lengths = {n for n in ends if n is not None}
+    repeated = next((rows for rows in splits if rows.repeat is not None), None)
+    lengths = set[int]().union(*(rows.lengths for rows in splits))
     width = max(lengths)
-    ways = (
-        'label_form = "multi_hot" (an entry of 1 or 0 for each label), '
-        'label_form = "ids" or label_form = "names"'
-    )
+    set_form = 'set label_form = "multi_hot" (an entry of 1 or 0 for each label), "ids" or "names"'
     if len(lengths) == 1 and (names is None or len(names) == width):
         if repeated is not None:
             return True
         column = splits[0].columns[0]
         one = f', or label_columns = ["{column}"] for one label' if width == 1 else ""
         raise DataError(
-            f'{splits[0].table.parts[0].path}: column "{column}" holds {width} of '
-            f"{', '.join(sorted(words))} in each row: multi-hot, or labels? Set {ways}{one}"
+            f"{where} holds {width} of {', '.join(sorted(words))} in each row: multi-hot, or "
+            f"labels? {set_form}{one}"
         )
-    if repeated is None:
+    if repeated is None or repeated.repeat is None:
         return False
-    assert repeated.lengths.repeat is not None
-    part, row = repeated.lengths.repeat
-    reason = f"an entry twice, as in multi-hot lists, but lists differ in length; set {ways}"
+    part, row = repeated.repeat
+    reason = f"an entry twice, as in multi-hot lists, but lists differ in length; {set_form}"
     if len(lengths) == 1:
         reason = f"a list of {width} entries of 1 and 0, expected {len(names or ())}: label_names"
-    elif repeated.lengths.other is not None:
-        other_part, other_row, length = repeated.lengths.other
-        where = f"{other_part.path}, row {other_row} has {length}"
-        reason = f"an entry twice, as in multi-hot lists, but {where} entries; set {ways}"
-    raise repeated.error(part, row, reason)
+    raise repeated.table.error(part, replace(row, reason=reason))
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
