@@ -13,7 +13,7 @@ from thresher.errors import ConfigError, DataError, unknown_name
 from thresher.tables.address import address_of
 from thresher.tables.array_files import open_arrays
 from thresher.tables.parts import form_of
-from thresher_training.data import DataSet, Split, SplitName
+from thresher_training.data import DataSet, Split
 from thresher_training.sources.cache import SPLITS, cached, load_data
 from thresher_training.sources.options import SourceOptions
 from thresher_training.sources.splitting import (
@@ -76,16 +76,17 @@ def array_data(options: SourceOptions) -> DataSet:
         )
 
     def build(into: Path) -> None:
-        parts: dict[SplitName, SplitPart] = {
+        parts = {
             name: SplitPart(
                 targets_NL=a.targets(targets, labels),
-                blocks=_Blocks({key: a.get(array) for key, array in by_input.items()}),
-                groups_N=a.get(groups) if groups is not None and name == "train" else None,
+                blocks=_blocks({key: a.get(array) for key, array in by_input.items()}),
             )
             for name, a in held.items()
         }
+        groups_N = None if groups is None else first.get(groups)
         split_of = {
-            name: assigned(part, taken_from(name, parts), options) for name, part in parts.items()
+            name: assigned(part.targets_NL, taken_from(name, parts), options, groups_N)
+            for name, part in parts.items()
         }
         write_splits(into, labels, parts, split_of, summary=summary, spec=spec)
 
@@ -166,15 +167,9 @@ class _Arrays:
         return {name: name for name, a in self.arrays.items() if name not in taken and a.ndim}
 
 
-class _Blocks:
-    """Gives arrays of the same length block by block."""
-
-    def __init__(self, inputs: Mapping[str, Array]) -> None:
-        self._inputs = inputs
-        self._num_rows = len(next(iter(inputs.values())))
-
-    def __call__(self) -> Iterator[Block]:
-        row_bytes = max(1, *(array[:1].nbytes for array in self._inputs.values()))
-        step = max(1, _BLOCK_BYTES // row_bytes)
-        for start in range(0, self._num_rows, step):
-            yield Block(inputs={k: a[start : start + step] for k, a in self._inputs.items()})
+def _blocks(inputs: Mapping[str, Array]) -> Iterator[Block]:
+    """Yield arrays of the same length block by block."""
+    row_bytes = max(1, *(array[:1].nbytes for array in inputs.values()))
+    step = max(1, _BLOCK_BYTES // row_bytes)
+    for start in range(0, len(next(iter(inputs.values()))), step):
+        yield Block(inputs={name: array[start : start + step] for name, array in inputs.items()})

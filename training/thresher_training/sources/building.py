@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thresher.artifacts.input_spec import InputSpec
-from thresher.errors import DataError
 from thresher.tables.categories import category_of
 from thresher.tables.inputs import InputMaker
 from thresher.tables.numbers import is_text, plain_cells
-from thresher.tables.parts import Part, digest_of
-from thresher.tables.rows import Rows
+from thresher.tables.parts import digest_of
+from thresher.tables.rows import RejectRow
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.cache import cached, load_data
 from thresher_training.sources.labels import LabelReader, RowLabels, settle
-from thresher_training.sources.learning import InputShape, TrainRows
+from thresher_training.sources.learning import InputShape, TableInputs, TrainRows
 from thresher_training.sources.options import SourceOptions
 from thresher_training.sources.splitting import (
     Block,
@@ -32,20 +31,7 @@ from thresher_training.sources.splitting import (
 )
 from thresher_training.sources.tables import MAX_ROWS, Table, shown_files
 
-__all__ = ["FixedInputs", "Inputs", "data_of_tables"]
-
-
-class Inputs(Protocol):
-    """What a source makes of columns."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that are read."""
-        ...
-
-    def learn(self, rows: TrainRows, scratch: Path) -> tuple[InputSpec, dict[str, InputShape]]:
-        """Return the spec, and shape and kind of each input."""
-        ...
+__all__ = ["FixedInputs", "TableData"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,150 +48,114 @@ class FixedInputs:
         return self.spec, self.shapes
 
 
-def data_of_tables(
-    options: SourceOptions,
-    tables: Mapping[SplitName, Table],
-    *,
-    title: str,
-    labels: LabelReader,
-    inputs: Inputs,
-    maker: Mapping[str, Any] | None = None,
-    folder: str | None = None,
-    files: Sequence[Path] = (),
-    further_key: object = None,
-    max_rows: int = MAX_ROWS,
-    official: bool = False,
-    **further: Any,
-) -> DataSet:
-    """Return the data set of some tables, made once for the same files and options.
-
-    Args:
-        options: The source's options.
-        tables: By split; what has none is taken from train.
-        title: What the tables are, for people.
-        labels: Where the labels are.
-        inputs: What becomes of the other columns.
-        maker: Further arguments of `InputMaker`.
-        folder: Where pictures are; next to each table where left out.
-        files: What is read besides the tables.
-        further_key: What else the arrays depend on.
-        max_rows: The most rows at once.
-        official: Whether the files are a published split.
-        further: Further arguments of `DataSet`.
-
-    Raises:
-        DataError: If a cell is wrong, a group is in the files of two splits, or a split is empty.
-    """
-    for table in tables.values():
-        table.check_columns([*inputs.columns, *labels.columns(tables["train"])])
-        table.check_columns([options.group_column] if options.group_column else [])
-    building = _Building(options, tables, labels, inputs, maker or {}, folder, max_rows, official)
-    place = cached(
-        options.cache,
-        files=files,
-        options={
-            "title": title.split(maxsplit=1)[0],
-            "options": options.key(),
-            "tables": {name: digest_of(table.parts) for name, table in tables.items()},
-            "label columns": labels.columns(tables["train"]),
-            "label names": labels.names,
-            "further": further_key,
-        },
-        build=building.write,
-    )
-    return load_data(place, source=f"{title}: {shown_files(tables)}", **further)
-
-
-@dataclass(frozen=True, slots=True)
-class _Building:
-    """Writes the splits of some tables."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableData:
+    """The tables of a data set, and what becomes of their columns."""
 
     options: SourceOptions
     tables: Mapping[SplitName, Table]
+    """By split; what has none is taken from train."""
+    title: str
+    """What the tables are, for people."""
     labels: LabelReader
-    inputs: Inputs
-    maker: Mapping[str, Any]
-    folder: str | None
-    max_rows: int
-    official: bool
+    inputs: TableInputs | FixedInputs
+    maker: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `InputMaker`."""
+    folder: str | None = None
+    """Where pictures are; next to each table where left out."""
+    files: Sequence[Path] = ()
+    """What is read besides the tables."""
+    further_key: object = None
+    """What else the arrays depend on."""
+    max_rows: int = MAX_ROWS
+    """The most rows at once."""
+    is_official: bool = False
+    """Whether the files are a published split."""
 
-    def write(self, into: Path) -> None:
-        """Write into an empty folder."""
+    def data_set(self, **further: Any) -> DataSet:
+        """Return the data set, made once for the same files and options.
+
+        Args:
+            further: Further arguments of `DataSet`.
+
+        Raises:
+            DataError: If a cell is wrong, a group is in the files of two splits, or a split is
+                empty.
+        """
+        group = [self.options.group_column] if self.options.group_column else []
+        label_columns = self.labels.columns(self.tables["train"])
+        for table in self.tables.values():
+            table.check_columns([*self.inputs.columns, *label_columns, *group])
+        place = cached(
+            self.options.cache,
+            files=self.files,
+            options={
+                "inputs": [type(self.inputs).__name__, *self.inputs.columns],
+                "options": self.options.key(),
+                "tables": {name: digest_of(table.parts) for name, table in self.tables.items()},
+                "labels": [label_columns, self.labels.names],
+                "further": self.further_key,
+            },
+            build=self._write,
+        )
+        return load_data(place, source=f"{self.title}: {shown_files(self.tables)}", **further)
+
+    def _write(self, into: Path) -> None:
+        """Write what is cached into an empty folder."""
         gathered, groups = self._gather(into)
         labels, multi_hot = settle(gathered)
-        made: dict[str, Any] = {}
-        parts = {
-            split: SplitPart(
-                targets_NL=rows.targets(labels, multi_hot=multi_hot),
-                groups_N=groups.of(split) if self.options.group_column else None,
-                blocks=_Blocks(self.tables[split], self.inputs.columns, made, self),
-            )
-            for split, rows in gathered.items()
-        }
+        targets = {s: rows.targets(labels, multi_hot=multi_hot) for s, rows in gathered.items()}
         split_of = {
-            split: assigned(part, taken_from(split, parts), self.options)
-            for split, part in parts.items()
+            split: assigned(
+                targets_NL, taken_from(split, self.tables), self.options, groups.get(split)
+            )
+            for split, targets_NL in targets.items()
         }
-        is_train_N = None if len(taken_from("train", parts)) == 1 else split_of["train"] == 0
+        is_train_N = split_of["train"] == 0
         spec, shapes = self.inputs.learn(
             TrainRows(self.tables["train"], is_train_N), into / "numbers.scratch"
         )
-        made |= {"spec": spec, "shapes": shapes}
+        parts = {
+            split: SplitPart(targets_NL=targets[split], blocks=self._blocks(table, spec, shapes))
+            for split, table in self.tables.items()
+        }
         split = said_of_split(
             self.options,
-            list(parts),
+            list(self.tables),
             group=self.options.group_column,
-            official=self.official,
+            is_official=self.is_official,
         )
-        said = f"{_said_of_labels(gathered, labels, multi_hot)}; split: {split}"
+        said = f"{_said_of_labels(gathered, labels, multi_hot=multi_hot)}; split: {split}"
         write_splits(into, labels, parts, split_of, summary=said, spec=spec)
         for scratch in into.glob("*.scratch"):
             scratch.unlink()
 
-    def _gather(self, into: Path) -> tuple[dict[SplitName, RowLabels], _Groups]:
+    def _gather(
+        self, into: Path
+    ) -> tuple[dict[SplitName, RowLabels], dict[SplitName, npt.NDArray[np.int64]]]:
+        """Return the labels of all rows, and their groups where a column holds these."""
         gathered: dict[SplitName, RowLabels] = {}
         groups = _Groups()
-        group = self.options.group_column
+        column = self.options.group_column
         for split, table in self.tables.items():
             gathered[split] = RowLabels(self.labels, table, into / f"{split}.targets.scratch")
-            columns = [*gathered[split].columns, *([group] if group else [])]
-            for part, rows in table.rows(columns):
+            for part, rows in table.rows([*gathered[split].columns, *([column] if column else [])]):
                 gathered[split].add(part, rows)
-                if group:
-                    groups.add(split, table, part, rows, group)
-        return gathered, groups
+                if column:
+                    groups.add(split, rows.columns[column], column, table.refuse(part, rows))
+        return gathered, {split: np.concatenate(rows) for split, rows in groups.rows.items()}
 
-    def block(self, maker: InputMaker, table: Table, part: Part, rows: Rows) -> Block:
-        """Return the inputs of some rows.
-
-        Raises:
-            DataError: If one has none; names it.
-        """
-        found = maker.make(rows, folder=part.folder if self.folder is None else self.folder)
-        if found.rejects:
-            raise table.error(part, found.rejects[0])
-        return Block(inputs=found.arrays, texts=found.texts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """Gives a table's rows as blocks, each time it is called."""
-
-    table: Table
-    columns: tuple[str, ...]
-    made: Mapping[str, Any]
-    building: _Building
-
-    def __call__(self) -> Iterator[Block]:
-        maker = InputMaker(
-            self.made["spec"],
-            self.made["shapes"],
-            {name: self.table.kinds[name] for name in self.columns},
-            title=str(self.table.address),
-            **self.building.maker,
-        )
-        for part, rows in self.table.rows(self.columns, max_rows=self.building.max_rows):
-            yield self.building.block(maker, self.table, part, rows)
+    def _blocks(
+        self, table: Table, spec: InputSpec, shapes: Mapping[str, InputShape]
+    ) -> Iterator[Block]:
+        columns = self.inputs.columns
+        kinds = {name: table.kinds[name] for name in columns}
+        maker = InputMaker(spec, shapes, kinds, title=str(table.address), **self.maker)
+        for part, rows in table.rows(columns, max_rows=self.max_rows):
+            found = maker.make(rows, folder=part.folder if self.folder is None else self.folder)
+            if found.rejects:
+                raise table.error(part, found.rejects[0])
+            yield Block(inputs=found.arrays, texts=found.texts)
 
 
 def _said_of_labels(
@@ -239,19 +189,14 @@ class _Groups:
     numbers: dict[str, tuple[int, SplitName]] = field(default_factory=dict)
     rows: dict[SplitName, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
 
-    def add(self, split: SplitName, table: Table, part: Part, rows: Rows, column: str) -> None:
-        """Take some more rows.
-
-        Raises:
-            DataError: If a cell is empty, or its group is in the files of another split too.
-        """
-        reject: Callable[..., None] = table.refuse(part, rows)
+    def add(self, split: SplitName, cells: Any, column: str, reject: RejectRow) -> None:
+        """Take some more rows; one whose cell is empty, or its group in another split, is wrong."""
         found = []
-        for row, cell in enumerate(plain_cells(rows.columns[column], column, reject).to_pylist()):
+        for row, cell in enumerate(plain_cells(cells, column, reject).to_pylist()):
             group = category_of(cell)
             if group is None:
                 reject(row, "empty, expected the row's group", column)
-                raise DataError(column)
+                continue
             number, home = self.numbers.setdefault(group, (len(self.numbers), split))
             if home != split:
                 reject(
@@ -262,7 +207,3 @@ class _Groups:
                 )
             found.append(number)
         self.rows.setdefault(split, []).append(np.array(found, dtype=np.int64))
-
-    def of(self, split: SplitName) -> npt.NDArray[np.int64]:
-        """Return the group of each row of a split."""
-        return np.concatenate([np.zeros(0, dtype=np.int64), *self.rows.get(split, [])])

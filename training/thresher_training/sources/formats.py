@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,7 @@ from thresher.tables.texts import Tokenizer
 from thresher_training.data import DataSet, SplitName
 from thresher_training.sources.arrays import array_data, holds_arrays
 from thresher_training.sources.augmentation import Augmentation
-from thresher_training.sources.building import FixedInputs, data_of_tables
+from thresher_training.sources.building import FixedInputs, TableData
 from thresher_training.sources.labels import LabelReader
 from thresher_training.sources.learning import InputShape, TableInputs
 from thresher_training.sources.options import SourceOptions, source
@@ -83,7 +83,8 @@ def _numbers(options: SourceOptions, tables: dict[SplitName, Table]) -> DataSet:
     group = (options.group_column,) if options.group_column else ()
     taken = (*labels.columns(tables["train"]), *group)
     inputs = TableInputs(options, tables["train"], taken)
-    return data_of_tables(options, tables, title="table", labels=labels, inputs=inputs)
+    made = TableData(options=options, tables=tables, title="table", labels=labels, inputs=inputs)
+    return made.data_set()
 
 
 @source()
@@ -133,15 +134,15 @@ def mulan(options: SourceOptions) -> DataSet:
             if name not in each.kinds:
                 file = PurePosixPath(each.parts[0].path).name
                 raise DataError(f"{labels_file}: {file}: {unknown_name('label', name, each.kinds)}")
-    return data_of_tables(
-        options,
-        tables,
+    return TableData(
+        options=options,
+        tables=tables,
         title=f"Mulan {title}",
         labels=LabelReader(options, columns=names),
         inputs=TableInputs(options, tables["train"], names),
         files=[labels_file],
-        official=len(tables) > 1,
-    )
+        is_official=len(tables) > 1,
+    ).data_set()
 
 
 def _mulan_labels(path: Path) -> tuple[str, ...]:
@@ -237,6 +238,7 @@ def _texts(
     spec: InputSpec,
     shapes: dict[str, InputShape],
     maker: dict[str, Any] | None = None,
+    files: Sequence[Path] = (),
     **further: Any,
 ) -> DataSet:
     tables = open_tables(options, forms=_TABLES, default="csv")
@@ -247,15 +249,15 @@ def _texts(
             raise DataError(
                 f'{each.parts[0].path}: column "{column}" is {each.kinds[column]}, expected texts'
             )
-    return data_of_tables(
-        options,
-        tables,
+    return TableData(
+        options=options,
+        tables=tables,
         title="texts",
         labels=LabelReader(options),
         inputs=FixedInputs(columns=(column,), spec=spec, shapes=shapes),
         maker={"text_column": column, **(maker or {})},
-        **further,
-    )
+        files=files,
+    ).data_set(**further)
 
 
 @source()
@@ -290,9 +292,9 @@ def images(options: SourceOptions) -> DataSet:
         each.check_columns([column])
     shape = InputShape(shape=(3, options.size, options.size), dtype=np.dtype(np.uint8))
     spec = PictureSpec(column=column, size=options.size, resize=options.resize)
-    return data_of_tables(
-        options,
-        tables,
+    return TableData(
+        options=options,
+        tables=tables,
         title="pictures",
         labels=LabelReader(options, columns=columns),
         inputs=FixedInputs(
@@ -302,8 +304,7 @@ def images(options: SourceOptions) -> DataSet:
         folder=None if home is None else home.root,
         further_key=[_picture_files(each, column, home) for each in tables.values()],
         max_rows=_PICTURES_AT_ONCE,
-        augment=augment if augment.is_active else None,
-    )
+    ).data_set(augment=augment if augment.is_active else None)
 
 
 class _Reader:

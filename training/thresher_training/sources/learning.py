@@ -48,10 +48,10 @@ class TrainRows:
 
     Args:
         table: The table.
-        is_train_N: Which of its rows; None for all.
+        is_train_N: Which of its rows.
     """
 
-    def __init__(self, table: Table, is_train_N: Array | None = None) -> None:
+    def __init__(self, table: Table, is_train_N: Array) -> None:
         self.table, self._is_train_N = table, is_train_N
 
     def columns(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], RejectRow]]:
@@ -60,11 +60,9 @@ class TrainRows:
 
         first = 0
         for part, rows in self.table.rows(names):
-            mask = None
-            if self._is_train_N is not None:
-                mask = self._is_train_N[first : first + rows.num_rows]
+            mask = self._is_train_N[first : first + rows.num_rows]
             first += rows.num_rows
-            if mask is None or mask.all():
+            if mask.all():
                 yield {name: rows.columns[name] for name in names}, self.table.refuse(part, rows)
             elif mask.any():
                 chosen = {name: rows.columns[name].filter(pa.array(mask)) for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,37 +36,36 @@ class SplitPart:
 
     Args:
         targets_NL: Targets [N, L], in memory or mapped.
-        blocks: Gives the rows again, block by block, each time it is called.
-        groups_N: The group of each row, none of which is spread over two splits.
+        blocks: Gives the rows once, block by block.
     """
 
     targets_NL: npt.NDArray[Any]
-    blocks: Callable[[], Iterator[Block]]
-    groups_N: npt.NDArray[Any] | None = None
+    blocks: Iterable[Block]
 
 
 def assigned(
-    part: SplitPart, splits: Sequence[SplitName], options: SourceOptions
+    targets_NL: npt.NDArray[Any],
+    splits: Sequence[SplitName],
+    options: SourceOptions,
+    groups_N: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return which of some splits each row of a part falls into, [N].
 
     Args:
-        part: The rows.
-        splits: The part's own, then those that are taken from it by stratification, groups kept
-            together.
+        targets_NL: The rows' targets.
+        splits: The part's own, then those that are taken from it by stratification.
         options: How much of it.
+        groups_N: The group of each row, none of which is spread over two splits.
 
     Raises:
         DataError: If the part has no rows, or too few to be split.
     """
-    if not len(part.targets_NL):
+    if not len(targets_NL):
         raise DataError(f"the {splits[0]} split is empty, expected at least one row")
     if len(splits) == 1:
-        return np.zeros(len(part.targets_NL), dtype=np.int64)
+        return np.zeros(len(targets_NL), dtype=np.int64)
     cut = [_shares_of(options)[split] for split in splits[1:]]
-    return stratify(
-        part.targets_NL, [1 - sum(cut), *cut], groups_N=part.groups_N, seed=options.seed
-    )
+    return stratify(targets_NL, [1 - sum(cut), *cut], groups_N=groups_N, seed=options.seed)
 
 
 def taken_from(split: SplitName, parts: Collection[SplitName]) -> list[SplitName]:
@@ -79,7 +78,7 @@ def said_of_split(
     parts: Sequence[SplitName],
     *,
     group: str | None = None,
-    official: bool = False,
+    is_official: bool = False,
 ) -> str:
     """Return which split is used, for people.
 
@@ -87,11 +86,11 @@ def said_of_split(
         options: The shares.
         parts: The splits that have files of their own.
         group: What keeps rows together.
-        official: Whether the files are a published split.
+        is_official: Whether the files are a published split.
     """
     said = []
     if len(parts) > 1:
-        said.append(f"{'official ' if official else ''}{' and '.join(parts)} files")
+        said.append(f"{'official ' if is_official else ''}{' and '.join(parts)} files")
     taken = taken_from("train", parts)[1:]
     if taken:
         cut = " and ".join(f"{split} {100 * _shares_of(options)[split]:g} %" for split in taken)
@@ -160,7 +159,7 @@ def _write_part(
             for at, split in enumerate(splits)
         ]
         first = 0
-        for block in part.blocks():
+        for block in part.blocks:
             size = len(next(iter(block.inputs.values())))
             where = split_N[first : first + size]
             rows_NL = part.targets_NL[first : first + size]
