@@ -128,6 +128,8 @@ def test_a_fill_is_named_by_column_before_pattern():
         ({"fill_missing": {"agge": 0}}, DataError, 'unknown column "agge"; did you mean "age"'),
         ({"fill_missing": {"age": [0]}}, ConfigError, r'\[0\], expected a number, "mean" or'),
         ({"fill_missing": {"age": True}}, ConfigError, 'True, expected a number, "mean" or'),
+        ({"fill_missing": {"y": 0}}, ConfigError, '"y" names no column of single numbers'),
+        ({"fill_missing": [0]}, ConfigError, r'\[0\], expected a number, "mean" or "median"'),
         ({"flag_missing": True}, ConfigError, "flag_missing says where .* fill_missing"),
         ({}, DataError, r't\.csv, line 5: column "age": missing, expected a number; or set fill'),
         ({"categories": ["x"], "features": ["x"]}, ConfigError, "is a category and holds numbers"),
@@ -138,6 +140,37 @@ def test_options_for_missing_numbers_and_categories_that_are_wrong(options, erro
     write(frame(), "t.csv")
     with pytest.raises(error, match=message):
         table("t.csv", label_columns=["y"], **{"ignore": ["colour"], **options})
+
+
+def test_lists_are_filled_by_a_number_and_have_no_mean():
+    cells = pa.array([[1.0, None], [3.0, 4.0]] * 20)
+    pq.write_table(pa.table({"e": cells, "x": [None, 2.0] * 20, "y": [0, 1] * 20}), "t.parquet")
+    data = table("t.parquet", fill_missing={"e": -1, "x": "mean"}, label_columns=["y"])
+    assert data.input_spec.widths == {"e": 2}
+    rows = {tuple(row) for row in data.splits["train"].inputs["features"].tolist()}
+    assert rows == {(1, -1, 2), (3, 4, 2)}
+    with pytest.raises(ConfigError, match='"e" names no column of single numbers'):
+        table("t.parquet", fill_missing={"e": "mean"}, label_columns=["y"])
+
+
+def test_flags_go_with_floats_and_whole_inputs_keep_their_kind():
+    rows = pa.table({"i": pa.array([None, 5] * 20), "x": [None, 2.0] * 20, "y": [0, 1] * 20})
+    pq.write_table(rows, "t.parquet")
+    data = table(
+        "t.parquet",
+        inputs={"i": "i"},
+        fill_missing=7,
+        flag_missing=True,
+        label_columns=["y"],
+    )
+    assert data.input_spec.flagged == {"features": ("x",)}
+    assert set(data.splits["train"].inputs["i"].tolist()) == {5, 7}
+
+
+def test_lists_of_lists_that_differ_are_refused_with_their_row():
+    pq.write_table(pa.table({"t": [[[1], [1, 2]]] * 9, "y": [0] * 9}), "t.parquet")
+    with pytest.raises(DataError, match=r"row 0: .*axis 1 of a list has 2 entries, expected 1"):
+        table("t.parquet", inputs={"t": "t"}, label_columns=["y"])
 
 
 def test_a_column_without_a_number_in_train_has_no_mean():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class TableInputs:
         """
         lists = self._list_shapes(rows)
         scalars = list(dict.fromkeys(c for c in chain(*self.by_input.values()) if c not in lists))
-        asked = self._fills(scalars)
+        asked = self._fills(scalars, lists)
         figures = _Figures(
             columns=scalars if self.options.flag_missing else [],
             means=[name for name, fill in asked.items() if fill == "mean"],
@@ -186,29 +186,34 @@ class TableInputs:
             for kind in kinds.values():
                 kind.add(cells[kind.column])
             figures.add(cells, reject)
-        spec = InputSpec(
-            columns=dict(self.by_input),
-            widths=self._widths(lists),
-            fill_missing=None if asked else self.options.fill_missing,  # type: ignore[arg-type]
-            flagged={
-                name: tuple(flags)
-                for name, of in self.by_input.items()
-                if name not in kinds and (flags := [c for c in of if c in figures.missing])
-            },
-            categories={CATEGORIES: {name: tuple(sorted(of)) for name, of in seen.items()}}
-            if seen
-            else {},
-        )
         fills: dict[str, Any] = asked | figures.fills()
+        widths, flagged = self._widths(lists), {}
         shapes = {}
         for name, of in self.by_input.items():
             dtype = kinds[name].dtype if name in kinds else self._dtype(name)
-            shapes[name] = InputShape(shape=self._shape(name, dtype, lists, spec), dtype=dtype)
+            if len(of) == 1 and (of[0] in lists or dtype.kind in "iu"):
+                shape = lists.get(of[0], ())
+            else:
+                flags = tuple(column for column in of if column in figures.missing)
+                flagged |= {name: flags} if flags else {}
+                shape = (sum(widths.get(column, 1) for column in of) + len(flags),)
+            shapes[name] = InputShape(shape=shape, dtype=dtype)
             if dtype.kind in "iu":  # a mean need not be a whole number
-                fills |= {c: round(fills[c]) for c in of if c in figures.learnt}
+                fills |= {column: round(fills[column]) for column in of if column in figures.learnt}
+        categories = {}
         if seen:
+            categories[CATEGORIES] = {name: tuple(sorted(values)) for name, values in seen.items()}
             shapes[CATEGORIES] = InputShape(shape=(len(seen),), dtype=np.dtype(np.int64))
-        return replace(spec, fills=fills), shapes
+        fill = self.options.fill_missing
+        spec = InputSpec(
+            columns=dict(self.by_input),
+            widths=widths,
+            fill_missing=fill if isinstance(fill, (int, float)) else None,
+            fills=fills,
+            flagged=flagged,
+            categories=categories,
+        )
+        return spec, shapes
 
     def _widths(self, lists: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Return the width of each column of lists that is not an input by itself."""
@@ -226,16 +231,6 @@ class TableInputs:
                         found[column] = lists[column][0]
         return found
 
-    def _shape(
-        self, name: str, dtype: np.dtype[Any], lists: Mapping[str, tuple[int, ...]], spec: InputSpec
-    ) -> tuple[int, ...]:
-        of = self.by_input[name]
-        if len(of) == 1 and of[0] in lists:
-            return lists[of[0]]
-        if len(of) == 1 and dtype.kind in "iu":
-            return ()
-        return (sum(spec.widths.get(c, 1) for c in of) + len(spec.flagged.get(name, ())),)
-
     def _list_shapes(self, rows: TrainRows) -> dict[str, tuple[int, ...]]:
         """Return the axes of columns of lists or tensors; by the first row if types lack them."""
         import pyarrow as pa
@@ -252,7 +247,7 @@ class TableInputs:
         for cells, _ in rows.columns(unknown) if unknown else ():
             for name in unknown:
                 if name not in found and (row := _first(cells[name])) is not None:
-                    found[name] = np.shape(row)
+                    found[name] = _axes(row)
             if all(name in found for name in unknown):
                 break
         for name in unknown:
@@ -286,29 +281,44 @@ class TableInputs:
             return np.dtype(np.int64)
         return np.dtype(kind.to_pandas_dtype()) if pa.types.is_integer(kind) else float32
 
-    def _fills(self, columns: Sequence[str]) -> dict[str, Fill]:
+    def _fills(self, scalars: Sequence[str], lists: Collection[str]) -> dict[str, Fill]:
         """Return what stands in for missing numbers, by column, where it is not one number for all.
 
         Raises:
-            ConfigError: If it is neither a number nor "mean" or "median".
+            ConfigError: If it is neither a number nor "mean" or "median", or for no input.
         """
         given = self.options.fill_missing
         if given is None or type(given) in (int, float):
             return {}
-        by_pattern = given if isinstance(given, Mapping) else dict.fromkeys(columns, given)
+        by_pattern = given if isinstance(given, Mapping) else dict.fromkeys(scalars, given)
+        if not isinstance(given, Mapping):
+            _check_fill(given)
         found: dict[str, Fill] = {}
         for pattern, fill in by_pattern.items():
-            if type(fill) not in (int, float) and fill not in ("mean", "median"):
-                if isinstance(fill, str):
-                    said = unknown_name("way", fill, ("mean", "median"))
-                else:
-                    said = f'{fill!r}, expected a number, "mean" or "median"'
-                raise ConfigError(f"fill_missing: {said}")
-            for column in self._matched([pattern]):
-                # a name counts more than a pattern, wherever it stands
-                if column in columns and (column not in by_pattern or column == pattern):
-                    found[column] = fill
+            _check_fill(fill)
+            held = [*scalars, *(lists if not isinstance(fill, str) else ())]
+            columns = [column for column in self._matched([pattern]) if column in held]
+            if not columns:
+                raise ConfigError(f'fill_missing: "{pattern}" names no column of single numbers')
+            # a name counts more than a pattern, wherever it stands
+            found |= {c: fill for c in columns if c == pattern or c not in by_pattern}
         return found
+
+
+def _check_fill(fill: object) -> None:
+    if type(fill) in (int, float) or fill in ("mean", "median"):
+        return
+    said = f'{fill!r}, expected a number, "mean" or "median"'
+    if isinstance(fill, str):
+        said = unknown_name("way", fill, ("mean", "median"))
+    raise ConfigError(f"fill_missing: {said}")
+
+
+def _axes(row: Any) -> tuple[int, ...]:
+    """Return the axes of lists of lists, by the first of each."""
+    if not isinstance(row, list):
+        return ()
+    return (len(row), *(_axes(row[0]) if row else ()))
 
 
 def _first(cells: Any) -> Any:
