@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from thresher.errors import DataError, unknown_name
 from thresher.ngrams import hashed_ngrams
 from thresher.tables.address import Address, address_of, expanded
 from thresher.tables.arff_files import unescaped
-from thresher.tables.numbers import is_text
+from thresher.tables.numbers import is_text, plain_cells
 from thresher.tables.parts import Form
 from thresher.tables.texts import Tokenizer
 from thresher_training.data import DataSet, SplitName
@@ -43,11 +44,6 @@ def table(options: SourceOptions) -> DataSet:
     their endings. Tables are streamed into memory-mapped arrays, so they may be larger than memory;
     the same files and options are read once. Empty cells, ``NA``, ``NaN``, ``null`` and ``?`` are
     missing; ``true`` and ``false`` are 1 and 0.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a file is broken, or a cell wrong; names file, line and column.
-        NotFoundError: If a file is missing; names the nearest.
     """
     if holds_arrays(options):
         return array_data(options)
@@ -56,25 +52,13 @@ def table(options: SourceOptions) -> DataSet:
 
 @source()
 def parquet(options: SourceOptions) -> DataSet:
-    """Return a table in Parquet, Arrow IPC or Feather files; `table` takes all formats.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a file is broken, or a cell wrong; names file, row and column.
-        NotFoundError: If a file is missing; names the nearest.
-    """
+    """Return a table in Parquet, Arrow IPC or Feather files; `table` takes all formats."""
     return _numbers(options, open_tables(options, forms=_ARROW, default="parquet"))
 
 
 @source()
 def delimited(options: SourceOptions) -> DataSet:
-    """Return a table in CSV or TSV files; `table` takes all formats.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a file is broken, or a cell wrong; names file, line and column.
-        NotFoundError: If a file is missing; names the nearest.
-    """
+    """Return a table in CSV or TSV files; `table` takes all formats."""
     return _numbers(options, open_tables(options, forms=("csv",), default="csv"))
 
 
@@ -95,11 +79,6 @@ def arrays(options: SourceOptions) -> DataSet:
     train rows, its rows are copied once, block by block, into the cache. ``inputs`` goes from input
     name to array name; where left out, every array [N, ...] that is nothing else is an input under
     its own name. Where ``label_names`` is left out, the array ``labels`` holds them.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a file is broken, or arrays do not fit together.
-        NotFoundError: If a file is missing; names the nearest.
     """
     return array_data(options)
 
@@ -112,10 +91,6 @@ def mulan(options: SourceOptions) -> DataSet:
     (the official split, which is kept) or else ``NAME.arff``. What has no file of its own is taken
     from the train rows by iterative stratification. Nominal attributes whose values are no numbers
     are the input ``"categories"``. Features come as they are: scaling belongs inside the network.
-
-    Raises:
-        DataError: If a file is broken (names the line), or the XML names a label that is no column.
-        NotFoundError: If a file is missing.
     """
     folder = Path(expanded(options.path))
     title = options.name or folder.resolve().name
@@ -166,12 +141,6 @@ def text(options: SourceOptions) -> DataSet:
 
     T is ``max_length``; batches are trimmed to their longest text. The tokenizer's file is kept
     with the run, for those who call the model.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a file is broken, or a cell wrong; names the line.
-        MissingExtraError: If the package tokenizers is not installed.
-        NotFoundError: If a file is missing; names the nearest.
     """
     file = find_tokenizer(options.tokenizer)
     tokenizer = Tokenizer(file, max_length=options.max_length)
@@ -208,11 +177,6 @@ def ngrams(options: SourceOptions) -> DataSet:
     For a light network: an embedding of ``num_buckets`` rows, averaged where the mask is 1. No
     tokenizer is needed: `thresher_training.sources.hashed_ngrams` gives the same ids for a text
     when the model is called. Bucket 0 is padding.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a file is broken, or a cell wrong; names the line.
-        NotFoundError: If a file is missing; names the nearest.
     """
     encoding: dict[str, Any] = {
         "words": options.words,
@@ -268,11 +232,6 @@ def images(options: SourceOptions) -> DataSet:
     as its EXIF data say, and brought to a square of S pixels, kept in a memory-mapped file. What
     alters them works on train batches only. Where neither ``label_columns`` nor ``label_column``
     is given, every column but the file's is a label.
-
-    Raises:
-        ConfigError: If options do not go together.
-        DataError: If a table is wrong, or a picture is missing or cannot be decoded; names it.
-        NotFoundError: If a table is missing; names the nearest.
     """
     augment = Augmentation(
         flip=options.flip,
@@ -300,52 +259,38 @@ def images(options: SourceOptions) -> DataSet:
         inputs=FixedInputs(
             columns=(column,), spec=InputSpec(pictures=spec), shapes={"image": shape}
         ),
-        maker={"read_file": _Reader((home or tables["train"].address).system)},
+        maker={"read_file": partial(_content, (home or tables["train"].address).system)},
         folder=None if home is None else home.root,
         further_key=[_picture_files(each, column, home) for each in tables.values()],
         max_rows=_PICTURES_AT_ONCE,
     ).data_set(augment=augment if augment.is_active else None)
 
 
-class _Reader:
-    """Reads pictures from a file system."""
-
-    def __init__(self, system: Any) -> None:
-        self._system = system
-
-    def __call__(self, path: str) -> bytes:
-        with self._system.open_input_stream(path, compression=None) as file:
-            return bytes(file.read())
+def _content(system: Any, path: str) -> bytes:
+    with system.open_input_stream(path, compression=None) as file:
+        return bytes(file.read())
 
 
 def _picture_files(table: Table, column: str, home: Address | None) -> list[str]:
-    """Return name, size and time of the file that each row names.
+    """Return name, size and time of the file that each row names; none where rows hold pictures.
 
     Raises:
         DataError: If there is none; names the row.
     """
-    return list(_seen_files(table, column, home)) if is_text(table.kinds[column]) else []
-
-
-def _seen_files(table: Table, column: str, home: Address | None) -> Iterator[str]:
     from pyarrow import fs
 
+    found: list[str] = []
+    kind = table.kinds[column]
+    if table.form != "csv" and (not is_text(kind) or "binary" in str(kind)):
+        return found
     system = (home or table.address).system
     for part, rows in table.rows([column]):
         folder = part.folder if home is None else home.root
-        cells = rows.columns[column].to_pylist()
-        if any(isinstance(cell, bytes) for cell in cells) and part.form != "csv":
-            return
-        names = [
-            cell.decode(errors="replace") if isinstance(cell, bytes) else cell for cell in cells
-        ]
+        names = plain_cells(rows.columns[column], column, table.refuse(part, rows)).to_pylist()
         paths = [name if str(name).startswith("/") else f"{folder}/{name or ''}" for name in names]
         for row, info in enumerate(system.get_file_info(paths)):
             if info.type != fs.FileType.File:
-                table.refuse(part, rows)(
-                    row,
-                    f'names the picture "{names[row] or ""}", which the folder {folder} does not '
-                    "hold",
-                    column,
-                )
-            yield f"{info.path} {info.size} {info.mtime_ns}"
+                reason = f'names the picture "{names[row] or ""}", which {folder} does not hold'
+                table.refuse(part, rows)(row, reason, column)
+            found.append(f"{info.path} {info.size} {info.mtime_ns}")
+    return found

@@ -263,6 +263,16 @@ def _made(function: _Source, defaults: Mapping[str, Any]) -> Callable[..., DataS
     return called
 
 
+_RAISES = """
+
+    Raises:
+        ConfigError: If options do not go together.
+        DataError: If a file is broken, or a cell wrong; names file, line or row, and column.
+        MissingExtraError: If a package is not installed that the files need.
+        NotFoundError: If a file is missing; names the nearest.
+"""
+
+
 def _arguments(names: Sequence[str]) -> str:
     """Return the section of a docstring that describes some options."""
     lines = ["    Args:"]
@@ -273,7 +283,7 @@ def _arguments(names: Sequence[str]) -> str:
             initial_indent=" " * 8,
             subsequent_indent=" " * 12,
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + _RAISES
 
 
 def _field_docs() -> dict[str, str]:
