@@ -22,6 +22,12 @@ from thresher.tables.rows import Rows, check_columns
 __all__ = ["ArffHeader", "arff_header", "arff_rows", "unescaped"]
 
 
+_PARSED_ROWS = 512
+
+
+_PARSED_ROWS = 512
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArffHeader:
     """What an ARFF file says of its columns."""
@@ -94,7 +100,7 @@ class _Lines:
 
         with self.named_errors():
             kind = arff.LOD_GEN if is_sparse else arff.DENSE_GEN
-            found: dict[str, Any] = arff.load(iter(self), return_type=kind)
+            found: dict[str, Any] = arff.load(iter(self), encode_nominal=True, return_type=kind)
         return found
 
     @contextlib.contextmanager
@@ -135,42 +141,60 @@ def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int
 
     header = arff_header(path, system)
     check_columns(columns, header.columns, path)
-    kinds = header.arrow_types()
     start = 0
     with _opened(path, system) as file:
         content = iter(file.load(is_sparse=header.is_sparse)["data"])
         while True:
             with file.named_errors():
-                some = list(itertools.islice(content, chunk_rows))
-                cells_NC = _matrix(header, some)
+                # Python's own numbers take four times the room of an array's
+                some = list(itertools.islice(content, min(chunk_rows, _PARSED_ROWS)))
+                cells_NC, texts = _matrix(header, some)
             if not some:
                 return
-            found = {}
-            for name in columns:
-                cells_N = cells_NC[:, header.columns.index(name)]
-                if pa.types.is_floating(kinds[name]):
-                    cells_N[cells_N == None] = np.nan  # noqa: E711 - each cell by itself
-                    found[name] = pa.array(cells_N.astype(np.float64), from_pandas=True)
-                else:
-                    texts = [None if cell is None else unescaped(str(cell)) for cell in cells_N]
-                    found[name] = pa.array(texts, pa.string())
+            found = {
+                name: pa.array(texts[name], pa.string())
+                if name in texts
+                else _column(header, name, cells_NC[:, header.columns.index(name)])
+                for name in columns
+            }
             yield Rows(columns=found, num_rows=len(some), first_row=start)
             start += len(some)
 
 
-def _matrix(header: ArffHeader, rows: Sequence[Any]) -> Any:
-    """Return the cells of some rows, [n, columns] of Python objects; None where one is missing."""
+def _matrix(header: ArffHeader, rows: Sequence[Any]) -> tuple[Any, dict[str, list[str | None]]]:
+    """Return the cells of some rows, and the columns of texts.
+
+    The former are float64 [n, columns]: numbers, of nominal attributes positions in their values,
+    NaN where one is missing. What sparse rows leave out is 0 in both.
+    """
+    texts: dict[str, list[str | None]] = {name: [] for name in header.texts}
+    places = {name: header.columns.index(name) for name in header.texts}
+    for row in rows:
+        for name, place in places.items():
+            cell = row.pop(place, None) if header.is_sparse else row[place]
+            texts[name].append(None if cell is None else unescaped(str(cell)))
+            if not header.is_sparse:
+                row[place] = None
     if not header.is_sparse:
-        cells_NC = np.empty((len(rows), len(header.columns)), dtype=object)
-        for at, row in enumerate(rows):
-            cells_NC[at] = row
-        return cells_NC
-    left_out_C = np.empty(len(header.columns), dtype=object)
-    left_out_C[:] = [header.values.get(name, (0.0,))[0] for name in header.columns]
-    cells_NC = np.tile(left_out_C, (len(rows), 1))
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(header.columns)), texts
+    cells_NC = np.zeros((len(rows), len(header.columns)))
     for at, row in enumerate(rows):
-        cells_NC[at, list(row)] = np.array([*row.values(), None], dtype=object)[:-1]
-    return cells_NC
+        cells_NC[at, list(row)] = np.array([*row.values()], dtype=np.float64)
+    return cells_NC, texts
+
+
+def _column(header: ArffHeader, name: str, cells_N: Any) -> Any:
+    """Return a column as an Arrow array."""
+    import pyarrow as pa
+
+    if name not in header.values:
+        return pa.array(cells_N, from_pandas=True)
+    values = header.values[name]
+    present = ~np.isnan(cells_N)
+    positions = pa.array(np.where(present, cells_N, 0).astype(np.int64), mask=~present)
+    if _are_numbers(values):
+        return pa.array([float(as_number(value)) for value in values], pa.float64()).take(positions)
+    return pa.array(values, pa.string()).take(positions)
 
 
 def _are_numbers(values: Sequence[str]) -> bool:
