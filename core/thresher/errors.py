@@ -35,6 +35,7 @@ __all__ = [
     "ServerError",
     "ThresherError",
     "TrainingError",
+    "counted",
     "unknown_name",
 ]
 
@@ -85,6 +86,16 @@ class ServerError(ThresherError):
 
 class MissingExtraError(ThresherError):
     """The packages that a command needs are not installed."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for messages.
+
+    Example:
+        >>> counted(1, "row"), counted(2500, "row")
+        ('1 row', '2,500 rows')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str], *, at_most: int = 8) -> str:

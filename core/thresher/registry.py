@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from thresher.decision import Decision
 from thresher.errors import NotFoundError, unknown_name
 from thresher.evaluation import EvaluationSplit
+from thresher.model_name import parse_version
 
 __all__ = [
     "DECISION_FILE",
@@ -34,8 +34,6 @@ EVALUATION_FOLDER = "evaluation"
 
 _EVALUATION_RUN = "thresher.evaluation_run"
 """Tag of a version that shares another's weights: the run that holds the evaluation rows."""
-
-_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
 
 def connect() -> Any:
@@ -112,25 +110,20 @@ class ModelVersion:
 
 
 def resolve(uri: str) -> ModelVersion:
-    """Return the registered version that ``models:/NAME/N`` or ``models:/NAME@ALIAS`` names.
+    """Return the registered version that ``NAME/N`` or ``NAME@ALIAS`` names, or their model URI.
 
     Raises:
-        NotFoundError: If the URI has another form, or names nothing; says what there is.
+        NotFoundError: If the text has another form, or names nothing; says what there is.
     """
-    match = _URI.fullmatch(uri)
-    if not match:
-        raise NotFoundError(
-            f'"{uri}" is no model URI; expected models:/NAME/VERSION or models:/NAME@ALIAS, '
-            "such as models:/digits@candidate"
-        )
+    asked = parse_version(uri)
+    name, version, alias = asked.name, asked.version, asked.alias
     mlflow = connect()
     client = mlflow.MlflowClient()
-    name, version, alias = match["name"], match["version"], match["alias"]
     try:
         if alias is not None:
             found = client.get_model_version_by_alias(name, alias)
         else:
-            found = client.get_model_version(name, version)
+            found = client.get_model_version(name, str(version))
     except mlflow.MlflowException as error:
         try:
             there_is = _what_there_is(client, name)

@@ -16,7 +16,7 @@ import onnx
 
 from thresher.agreement import Agreement, Outputs, compare
 from thresher.decision import FloatArray
-from thresher.errors import NotFoundError, ParityError
+from thresher.errors import NotFoundError, ParityError, counted
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, resolve
 from thresher.repository import ModelRepository
@@ -126,18 +126,18 @@ def verify_version(
     inputs = given.inputs if given else split.inputs if split else {}
     num_rows = len(next(iter(inputs.values())))
     batch_size = max(1, repository.read_config(name).max_batch_size)
-    progress(f"torch: {num_rows} rows")
+    progress(f"torch: {counted(num_rows, 'row')}")
     from thresher_export.convert import load_program
 
     program = load_program(registered.model_folder() / "data" / "model.pt2")
     logits_NL = TorchEngine(program).logits(inputs, batch_size=batch_size)
     outputs = {"torch": Outputs.of_logits(logits_NL, decision)}
     for provider in providers_at_hand():
-        progress(f"{provider.name}: {num_rows} rows")
+        progress(f"{provider.name}: {counted(num_rows, 'row')}")
         onnx_runtime = OnnxRuntimeEngine(path, provider)
         outputs[provider.name] = onnx_runtime.run(inputs, batch_size=batch_size)
     for engine_name, engine in (engines or {}).items():
-        progress(f"{engine_name}: {num_rows} rows")
+        progress(f"{engine_name}: {counted(num_rows, 'row')}")
         outputs[engine_name] = engine(inputs)
     if split is None:
         split = EvaluationSplit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,15 @@ from typing import Any
 
 from thresher.errors import ConfigError, NotFoundError, ServerError
 
-__all__ = ["Connection", "Tls", "as_connection"]
+__all__ = ["MOST_PORT", "Connection", "Tls", "as_connection", "checked_timeout"]
 
 _SCHEMES = ("grpc", "grpcs", "http", "https")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
+_AUTHORITY = re.compile(r"(?:[^\s:/?#@\[\]]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\])(?::(?P<port>.*))?")
+MOST_PORT = 65_535
+
+_MOST_TIMEOUT_S = 1_000_000.0
+"""Sockets count milliseconds in 31 bits."""
 _GRPC_PORT, _HTTP_PORT = 8001, 8000
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
@@ -92,11 +98,19 @@ class Connection:
     """Certificates; None is a plain connection, unless the scheme is grpcs or https."""
 
     def __post_init__(self) -> None:
-        if self.scheme not in _SCHEMES or not self.address:
+        authority, slash, _ = self.address.partition("/")
+        match = _AUTHORITY.fullmatch(authority)
+        if self.scheme not in _SCHEMES or match is None or (slash and not self.is_http):
             raise ConfigError(
                 f'"{self.url}" is no address of a Triton server; expected HOST:PORT for gRPC, or '
-                "http://HOST:PORT"
+                "http://HOST:PORT, and an IPv6 address in brackets: [::1]:8001"
             )
+        for what, port in ((f'"{self.url}"', match["port"]), ("http_port", self.http_port)):
+            if port is not None and not _is_port(port):
+                raise ConfigError(
+                    f'{what}: "{port}" is no port; expected a whole number from 1 to {MOST_PORT}, '
+                    "as in 127.0.0.1:8001"
+                )
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(
@@ -208,6 +222,29 @@ def as_connection(where: str | Connection) -> Connection:
         ConfigError: If the text is no address.
     """
     return where if isinstance(where, Connection) else Connection(url=where)
+
+
+def checked_timeout(timeout_s: Any, name: str = "timeout_s") -> float:
+    """Return a time-out that calls can keep to.
+
+    Args:
+        timeout_s: Seconds.
+        name: What the caller calls it.
+
+    Raises:
+        ConfigError: If it is no number above 0, or more than a socket can wait.
+    """
+    is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
+    if not is_number or not 0 < timeout_s <= _MOST_TIMEOUT_S:
+        raise ConfigError(
+            f"{name} is {timeout_s!r}; expected seconds, a number above 0 and at most "
+            f"{_MOST_TIMEOUT_S:,.0f}"
+        )
+    return float(timeout_s)
+
+
+def _is_port(port: str | int) -> bool:
+    return re.fullmatch("[0-9]{1,5}", str(port)) is not None and 1 <= int(port) <= MOST_PORT
 
 
 def _channel_arguments() -> list[tuple[str, int]]:

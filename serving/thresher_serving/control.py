@@ -10,7 +10,7 @@ from typing import Any
 
 from thresher.errors import NotFoundError, ServerError, unknown_name
 from thresher_serving.client.failures import explained, failure_of, without_stack
-from thresher_serving.connection import Connection, as_connection
+from thresher_serving.connection import Connection, as_connection, checked_timeout
 
 __all__ = [
     "LoadTimeoutError",
@@ -162,10 +162,12 @@ def load_model(
     Raises:
         NotFoundError: If the repository has no such model.
         LoadTimeoutError: If it takes longer.
+        ConfigError: If the time-out is none.
         ServerError: If the load fails (versions loaded before go on serving), or no server answers.
     """
     from tritonclient.utils import InferenceServerException
 
+    checked_timeout(timeout_s)
     with _client(where) as client:
         known = sorted({state.name for state in model_states(where, client)})
         if name not in known:
@@ -193,6 +195,7 @@ def unload_model(where: str | Connection, name: str, *, timeout_s: float = 60) -
         NotFoundError: If no such model is served.
         ServerError: If it is still served after the time, or no server answers.
     """
+    checked_timeout(timeout_s)
     with _client(where) as client:
         ready = served(where, client)
         if name not in ready:
@@ -253,7 +256,7 @@ def wait_ready(
     """
     from tritonclient.utils import InferenceServerException
 
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + checked_timeout(timeout_s)
     number = "" if version is None else str(version)
     with _client(where) as client:
         while True:

@@ -10,7 +10,6 @@ the one module of this package that imports MLflow.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from thresher.alias import MlflowAlias
 from thresher.errors import NotFoundError, ThresherError
+from thresher.model_name import parse_version
 from thresher.published_models import TEXT_SUFFIX
 from thresher.repository import ModelRepository
 from thresher_serving import Client, control, running_server
@@ -30,7 +30,6 @@ from thresher_serving.rollout import RolloutOptions, StatusReader, end_canary, r
 
 __all__ = ["TritonDeploymentClient", "run_local", "target_help"]
 
-_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _CONFIG = ("repository", "alias", "allow_label_change", "unproven", "timeout_s")
 
 
@@ -281,7 +280,7 @@ class _Settings:
         self.options = RolloutOptions(
             allow_label_change=_is_true(given.get("allow_label_change")),
             unproven=_is_true(given.get("unproven")),
-            timeout_s=float(given.get("timeout_s", 120)),
+            timeout_s=_seconds(given.get("timeout_s", 120)),
         )
 
 
@@ -308,15 +307,20 @@ def _reached(address: str) -> Connection:
 
 
 def _resolved(model_uri: str) -> tuple[str, int]:
-    match = _URI.fullmatch(model_uri)
-    if not match:
-        raise MlflowException(f'"{model_uri}": expected models:/NAME/VERSION or models:/NAME@ALIAS')
-    if match["version"]:
-        return match["name"], int(match["version"])
+    asked = parse_version(model_uri)
+    if asked.version is not None:
+        return asked.name, asked.version
     from mlflow import MlflowClient
 
-    found = MlflowClient().get_model_version_by_alias(match["name"], match["alias"])
-    return match["name"], int(found.version)
+    found = MlflowClient().get_model_version_by_alias(asked.name, asked.alias)
+    return asked.name, int(found.version)
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MlflowException(f'timeout_s is "{value}"; expected seconds, such as 120') from None
 
 
 def _is_true(value: Any) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thresher.errors import counted
 from thresher_training.comparison_plot import comparison_chart
+from thresher_training.spreadsheet import write_csv
 
 if TYPE_CHECKING:
     from thresher_training.comparison import ComparedLoss, Comparison
@@ -63,21 +64,21 @@ def shown_choice(found: Comparison) -> str:
 
 def _write_csv(found: Comparison, path: Path) -> None:
     """Write a line for each loss and figure."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["loss", "split", "thresholds", "metric", "seeds", "mean", "spread"])
-        for row in found.losses:
-            for split in ("validation", "test"):
-                for which in ("at_0.5", "tuned"):
-                    for metric in METRICS:
-                        name = figure_name(split, which, metric)
-                        if metric == "mean_average_precision" and which == "tuned":
-                            continue  # the same without thresholds
-                        numbers = (row.mean(name), row.spread(name))
-                        told = ("" if math.isnan(x) else f"{x:.6f}" for x in numbers)
-                        kind = "" if metric == "mean_average_precision" else which
-                        count = len(row.figures.get(name, ()))
-                        writer.writerow([row.loss, split, kind, metric, count, *told])
+    lines = []
+    for row in found.losses:
+        for split in ("validation", "test"):
+            for which in ("at_0.5", "tuned"):
+                for metric in METRICS:
+                    name = figure_name(split, which, metric)
+                    if metric == "mean_average_precision" and which == "tuned":
+                        continue  # the same without thresholds
+                    numbers = (row.mean(name), row.spread(name))
+                    figures = ("" if math.isnan(x) else f"{x:.6f}" for x in numbers)
+                    kind = "" if metric == "mean_average_precision" else which
+                    count = len(row.figures.get(name, ()))
+                    lines.append([row.loss, split, kind, metric, count, *figures])
+    columns = ["loss", "split", "thresholds", "metric", "seeds", "mean", "spread"]
+    write_csv(path, columns, lines)
 
 
 def _markdown(found: Comparison) -> str:
@@ -87,7 +88,7 @@ def _markdown(found: Comparison) -> str:
     else:
         seeds = len(found.winner.seeds)
         best = f"{cell(found.winner, found.chosen_by)} {shown_choice(found)}"
-        count = f"{seeds} seed{'s' * (seeds > 1)}"
+        count = counted(seeds, "seed")
         lines += [f"Best on validation: **{found.winner.loss}** ({best}, {count})."]
         lines += ["The test split chose nothing. After ±: the standard deviation over seeds.", ""]
         for split in ("validation", "test"):

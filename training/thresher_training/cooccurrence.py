@@ -7,9 +7,8 @@ and how often the model decides for both (predicted). NumPy only.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from thresher.decision import FloatArray
 from thresher.errors import DataError
+from thresher_training.spreadsheet import write_csv
 
 __all__ = [
     "Cooccurrence",
@@ -192,11 +192,11 @@ def write_cooccurrence_table(found: Cooccurrence, path: Path, *, at_most: int = 
         path: The file.
         at_most: How many pairs.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(Pair)])
-        writer.writeheader()
-        for pair in pairs(found, at_most=at_most):
-            writer.writerow({key: _cell(value) for key, value in asdict(pair).items()})
+    write_csv(
+        path,
+        [field.name for field in fields(Pair)],
+        [[_cell(value) for value in astuple(pair)] for pair in pairs(found, at_most=at_most)],
+    )
 
 
 def _over(counts_LL: _Array, chance_LL: _Array) -> _Array:

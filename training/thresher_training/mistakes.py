@@ -6,12 +6,12 @@ is missing from with the lowest: as a table, as a sheet of pictures, or as a pag
 
 from __future__ import annotations
 
-import csv
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from string import Template
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from thresher.decision import Decision, FloatArray
+from thresher.errors import counted
+from thresher_training.spreadsheet import write_csv
 
 __all__ = [
     "Mistake",
@@ -103,15 +105,12 @@ def write_mistake_table(
         texts: By row of the split, what it says; no such column where left out.
     """
     columns = ["label", "mistake", "row", "probability", "threshold", "true_labels"]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns if texts is None else [*columns, "text"])
-        for mistake, names in zip(mistakes, true_labels, strict=True):
-            figures = (f"{mistake.probability:.4f}", f"{mistake.threshold:.4f}")
-            text = () if texts is None else (_short(texts[mistake.row]),)
-            writer.writerow(
-                (mistake.label, mistake.kind, mistake.row, *figures, "; ".join(names), *text)
-            )
+    rows = []
+    for mistake, names in zip(mistakes, true_labels, strict=True):
+        figures = (f"{mistake.probability:.4f}", f"{mistake.threshold:.4f}")
+        text = () if texts is None else (_short(texts[mistake.row]),)
+        rows.append((mistake.label, mistake.kind, mistake.row, *figures, "; ".join(names), *text))
+    write_csv(path, columns if texts is None else [*columns, "text"], rows)
 
 
 def write_mistake_pictures(
@@ -214,11 +213,10 @@ def write_mistake_texts(
             )
         parts.append("</table>")
     if len(labels) > _MOST_LABELS_TOLD:
-        parts.append(f"<p>And {len(labels) - _MOST_LABELS_TOLD} labels more, in mistakes.csv.</p>")
+        more = counted(len(labels) - _MOST_LABELS_TOLD, "label")
+        parts.append(f"<p>And {more} more, in mistakes.csv.</p>")
     body = "\n".join(parts) or "<p>None on the test split.</p>"
-    path.write_text(
-        _PAGE.replace("TITLE", html.escape(title)).replace("BODY", body), encoding="utf-8"
-    )
+    path.write_text(_PAGE.substitute(TITLE=html.escape(title), BODY=body), encoding="utf-8")
 
 
 def _short(text: str) -> str:
@@ -227,8 +225,8 @@ def _short(text: str) -> str:
     return line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>TITLE</title><style>
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$TITLE</title><style>
 :root { color-scheme: light dark; }
 body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem; max-width: 70rem; }
 h1 { font-size: 1.25rem; } h2 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
@@ -238,10 +236,10 @@ th { text-align: left; font-weight: 600; opacity: .65; }
 th, td { padding: .25rem .6rem .25rem 0; vertical-align: top; border-bottom: 1px solid #8884; }
 td:nth-child(1), td:nth-child(2) { white-space: nowrap; } td:nth-child(4) { min-width: 9rem; }
 .given { color: #c8102e; font-weight: 600; } .missed { color: #d9730d; font-weight: 600; }
-</style></head><body><h1>TITLE</h1>
+</style></head><body><h1>$TITLE</h1>
 <p>For each label, those with most mistakes first: texts that were <span class="given">given</span>
 it wrongly, the highest probability first, and texts it is <span class="missed">missed</span> on,
 the lowest first.</p>
-BODY
+$BODY
 </body></html>
-"""
+""")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from thresher.terminal import console, printable
 from thresher_training.loop import EpochMetrics, StepProgress
 
 __all__ = ["Shown", "show_progress", "warn"]
@@ -20,12 +21,12 @@ class Shown:
     """Shows epochs and steps; the base shows a line per epoch."""
 
     def __init__(self, name: str, num_epochs: int, console: Console) -> None:
-        self._name, self._num_epochs, self._console = name, num_epochs, console
+        self._name, self._num_epochs, self._console = printable(name), num_epochs, console
         self._seconds: list[float] = []
 
     def epoch(self, epoch: EpochMetrics) -> None:
         """Show a finished epoch."""
-        self._console.print(self._line(epoch), soft_wrap=True, markup=False)
+        self._console.print(self._line(epoch), soft_wrap=True)
 
     def step(self, step: StepProgress) -> None:
         """Show a finished step; only a terminal has a place for it."""
@@ -48,7 +49,7 @@ class _Bar(Shown):
     def __init__(self, name: str, num_epochs: int, progress: Progress) -> None:
         super().__init__(name, num_epochs, progress.console)
         self._progress, self._shown_at = progress, 0.0
-        self._task: TaskID = progress.add_task(name, total=None, figures="")
+        self._task: TaskID = progress.add_task(self._name, total=None, figures="")
 
     def epoch(self, epoch: EpochMetrics) -> None:
         super().epoch(epoch)
@@ -78,23 +79,23 @@ def show_progress(name: str, num_epochs: int) -> Iterator[Shown]:
         name: What is trained.
         num_epochs: How many epochs there will be, at most.
     """
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal or not num_epochs:
-        yield Shown(name, num_epochs, console)
+    shown = console(stderr=True)
+    if not shown.is_terminal or not num_epochs:
+        yield Shown(name, num_epochs, shown)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=shown, transient=True) as progress:
         yield _Bar(name, num_epochs, progress)
 
 
 def warn(text: str) -> None:
     """Print a line for the person at the terminal (stderr)."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+    console(stderr=True).print(text, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from string import Template
 
 from thresher.evaluation import EvaluationSplit
 from thresher_training.decisions import TunedDecision
 from thresher_training.metrics import LabelMetrics, label_table, metrics
+from thresher_training.spreadsheet import write_csv
 
 __all__ = ["SHOWN", "side_by_side", "write_label_tables", "write_side_by_side"]
 
@@ -51,19 +52,18 @@ def write_label_tables(
             for which in ("at_0.5", "tuned")
         )
         rows[name] = (at_own, at_half)
-        with (folder / file).open("w", encoding="utf-8", newline="") as opened:
-            writer = csv.writer(opened, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            for row, half, tuning in zip(at_own, at_half, tuned.report, strict=True):
-                fell_back = str(tuning.origin == "shared").lower()
-                figures = (row.precision, row.recall, row.f1, half.f1, row.average_precision)
-                writer.writerow(
-                    (
-                        *(row.label, row.support, row.threshold),
-                        *("" if math.isnan(x) else f"{x:.4f}" for x in figures),
-                        *(tuning.positives, fell_back, f"{tuning.gap:.3g}"),
-                    )
+        lines = []
+        for row, half, tuning in zip(at_own, at_half, tuned.report, strict=True):
+            fell_back = str(tuning.origin == "shared").lower()
+            figures = (row.precision, row.recall, row.f1, half.f1, row.average_precision)
+            lines.append(
+                (
+                    *(row.label, row.support, row.threshold),
+                    *("" if math.isnan(x) else f"{x:.4f}" for x in figures),
+                    *(tuning.positives, fell_back, f"{tuning.gap:.3g}"),
                 )
+            )
+        write_csv(folder / file, _COLUMNS, lines)
     return rows["test"]
 
 
@@ -92,11 +92,11 @@ def write_side_by_side(found: Figures, folder: Path, *, title: str) -> None:
     """
     columns = list(found)
     names = list(next(iter(found.values())))
-    with (folder / "side_by_side.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["metric", *(f"{split} {which}" for split, which in columns)])
-        for name in names:
-            writer.writerow([name, *(f"{found[column][name]:.4f}" for column in columns)])
+    write_csv(
+        folder / "side_by_side.csv",
+        ["metric", *(f"{split} {which}" for split, which in columns)],
+        [[name, *(f"{found[column][name]:.4f}" for column in columns)] for name in names],
+    )
     splits = list(dict.fromkeys(split for split, _ in columns))
     size = {split: sum(of == split for of, _ in columns) for split in splits}
     heads = "".join(f'<th colspan="{size[split]}">{html.escape(split)}</th>' for split in splits)
@@ -111,13 +111,14 @@ def write_side_by_side(found: Figures, folder: Path, *, title: str) -> None:
             mark = ' class="best"' if value == best else ""
             cells.append(f"<td{mark}>{value:.4f}</td>")
         lines.append(f"<tr><th>{name.replace('_', ' ')}</th>{''.join(cells)}</tr>")
-    page = _PAGE.replace("TITLE", html.escape(title)).replace("HEADS", heads)
-    page = page.replace("KINDS", kinds).replace("LINES", "\n".join(lines))
+    page = _PAGE.substitute(
+        TITLE=html.escape(title), HEADS=heads, KINDS=kinds, LINES="\n".join(lines)
+    )
     (folder / "side_by_side.html").write_text(page, encoding="utf-8")
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>TITLE</title><style>
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$TITLE</title><style>
 :root { color-scheme: light dark; }
 body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem; }
 h1 { font-size: 1.25rem; } table { border-collapse: collapse; }
@@ -126,11 +127,11 @@ thead th { font-weight: 600; border-bottom-color: #888a; }
 thead tr:first-child th { text-align: center; }
 tbody th { text-align: left; font-weight: normal; } td { font-variant-numeric: tabular-nums; }
 .best { font-weight: 700; }
-</style></head><body><h1>TITLE</h1>
-<table><thead><tr><th></th>HEADS</tr><tr><th>thresholds</th>KINDS</tr></thead><tbody>
-LINES
+</style></head><body><h1>$TITLE</h1>
+<table><thead><tr><th></th>$HEADS</tr><tr><th>thresholds</th>$KINDS</tr></thead><tbody>
+$LINES
 </tbody></table>
 <p>Bold: best of its split. Thresholds were chosen on the validation split, the test split chose
 nothing.</p>
 </body></html>
-"""
+""")

@@ -7,7 +7,6 @@ imbalance ratio is the count of the most frequent label over its own.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher_training.data import DataSet, Split, SplitName
+from thresher_training.spreadsheet import write_csv
 
 __all__ = ["DataStatistics", "LabelPair", "SplitStatistics", "describe", "write_statistics"]
 
@@ -208,9 +208,9 @@ def write_statistics(statistics: DataStatistics, folder: Path) -> list[Path]:
     files = [folder / name for name in ("summary.md", "statistics.json", "labels.csv", "pairs.csv")]
     files[0].write_text(statistics.summary(), encoding="utf-8")
     files[1].write_text(json.dumps(statistics.to_dict(), indent=1) + "\n", encoding="utf-8")
-    _write_csv(files[2], statistics.rows())
+    _write_rows(files[2], statistics.rows())
     chosen = dict.fromkeys((*statistics.frequent_pairs, *statistics.strong_pairs))
-    _write_csv(files[3], [asdict(pair) for pair in chosen])
+    _write_rows(files[3], [asdict(pair) for pair in chosen])
     picture = folder / "statistics.png"
     statistics_chart(statistics, picture)
     return [*files, picture]
@@ -281,11 +281,9 @@ def _pairs(
     return pairs(np.argsort(-count, kind="stable")), pairs(by_lift[count[by_lift] >= _MIN_TOGETHER])
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["first", "second"])
-        writer.writeheader()
-        writer.writerows(rows)
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    columns = list(rows[0]) if rows else ["first", "second"]
+    write_csv(path, columns, [[row[column] for column in columns] for row in rows])
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thresher.config import to_toml
+from thresher.errors import counted
 from thresher.registry import DECISION_FILE, ModelVersion, connect, register_decision, resolve
 from thresher_training.decisions import TunedDecision, tune_decision
 from thresher_training.metrics import figures
@@ -71,7 +72,7 @@ def tune_version(
         logits_NL, targets_NL = rows.unseen_logits_NL, rows.targets_NL
     else:
         logits_NL, targets_NL = read_scores(scores, num_labels=len(labels))
-    progress(f"Tuning {len(labels)} labels on {len(targets_NL):,} rows")
+    progress(f"Tuning {counted(len(labels), 'label')} on {counted(len(targets_NL), 'row')}")
     shown = 0
 
     def on_labels(done: int, total: int) -> None:

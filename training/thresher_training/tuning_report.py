@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from thresher_training.decision_plots import f1_chart, reliability_chart, thresh
 from thresher_training.decisions import TunedDecision
 from thresher_training.decisions.calibration import calibration_error
 from thresher_training.explorer import write_explorer
+from thresher_training.spreadsheet import write_csv
 
 __all__ = ["write_tuning_report"]
 
@@ -87,16 +87,14 @@ def _f1(yes_NL: npt.NDArray[np.bool_], targets_NL: FloatArray) -> list[float]:
 
 
 def _write_table(tuned: TunedDecision, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for row in tuned.report:
-            writer.writerow(
-                (
-                    *(row.label, row.objective, row.threshold, row.origin, row.reason),
-                    *(row.positives, row.value, row.gap, row.tp, row.fp, row.fn, row.tn),
-                    *(row.value_interval or ("", "")),
-                    *(row.threshold_interval or ("", "")),
-                    *("" if row.optimism is None else row.optimism, "; ".join(row.warnings)),
-                )
-            )
+    rows = [
+        (
+            *(row.label, row.objective, row.threshold, row.origin, row.reason),
+            *(row.positives, row.value, row.gap, row.tp, row.fp, row.fn, row.tn),
+            *(row.value_interval or ("", "")),
+            *(row.threshold_interval or ("", "")),
+            *(row.optimism, "; ".join(row.warnings)),
+        )
+        for row in tuned.report
+    ]
+    write_csv(path, _COLUMNS, rows)

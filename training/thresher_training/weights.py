@@ -18,9 +18,8 @@ equation 2 and section 4 (scaled so that the weights add up to their number).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from torch import Tensor
 from thresher.decision import FloatArray
 from thresher.errors import ConfigError, unknown_name
 from thresher_training.recipe import LossConfig, Weighting
+from thresher_training.spreadsheet import write_csv
 
 __all__ = [
     "EFFECTIVE_BETA",
@@ -159,13 +159,11 @@ def write_weight_table(rows: Sequence[WeightRow], path: Path) -> None:
         rows: What `weight_rows` returned, at least one.
         path: The file.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(
-            {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in asdict(row).items()}
-            for row in rows
-        )
+    lines = [
+        [value if isinstance(value, str) else f"{value:.6g}" for value in astuple(row)]
+        for row in rows
+    ]
+    write_csv(path, [field.name for field in fields(WeightRow)], lines)
 
 
 def _weights(

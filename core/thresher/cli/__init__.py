@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -12,6 +14,8 @@ from thresher.cli.doctor import doctor
 from thresher.cli.export import export, verify
 from thresher.cli.head import head
 from thresher.cli.monitor import monitor
+from thresher.cli.options import CommandGroup
+from thresher.cli.output import log_printably
 from thresher.cli.predict import predict
 from thresher.cli.repository import repository
 from thresher.cli.rollout import rollback, rollout
@@ -23,6 +27,7 @@ from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
 from thresher.cli.tune_serving import tune_serving
 from thresher.errors import MissingExtraError, ThresherError
+from thresher.terminal import printable
 
 __all__ = ["main"]
 
@@ -36,8 +41,8 @@ _EXTRAS = {
     "ui": "train",
     "export": "export",
     "verify": "export",
-    "head": "export",
-    "repository": "export",
+    "head": "head",
+    "repository": "serve",
     "serve": "serve",
     "predict": "serve",
     "stop": "serve",
@@ -51,22 +56,34 @@ _EXTRAS = {
 }
 
 
-class _Commands(click.Group):
-    """Turns what a user can mend into one message and exit code 1, in the order of the work."""
+class _Commands(CommandGroup):
+    """Turns what a user can mend into one message and exit code 1."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- Click's signature
-        return list(self.commands)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _mendable(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        log_printably()
+        with _mendable(ctx):
             return super().invoke(ctx)
-        except ThresherError as error:
-            raise click.ClickException(str(error)) from None
-        except ModuleNotFoundError as error:
-            missing = _missing_extra(error, ctx.invoked_subcommand or "")
-            if missing is None:
-                raise
-            raise click.ClickException(str(missing)) from None
+
+
+@contextlib.contextmanager
+def _mendable(ctx: click.Context) -> Iterator[None]:
+    """Turn our errors into Click's, and let nothing in a message control the terminal."""
+    try:
+        yield
+    except ThresherError as error:
+        raise click.ClickException(printable(str(error))) from None
+    except ModuleNotFoundError as error:
+        missing = _missing_extra(error, ctx.invoked_subcommand or "")
+        if missing is None:
+            raise
+        raise click.ClickException(str(missing)) from None
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]  # Final in types alone
+        raise
 
 
 def _missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraError | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from thresher.cli.options import json_option, recipe_argument, set_option
-from thresher.cli.output import print_json, print_table, say
+from thresher.cli.output import print_json, print_table, say, tell
 
 __all__ = ["compare"]
 
@@ -79,7 +79,7 @@ def compare(
             )
         if found.winner:
             figure = cell(found.winner, found.chosen_by)
-            click.echo(f"Best on validation: {found.winner.loss} ({figure} {shown_choice(found)})")
+            tell(f"Best on validation: {found.winner.loss} ({figure} {shown_choice(found)})")
         say(f"Table and plot are in MLflow's run {found.run_id}; see them with: thresher ui")
     for failure in found.failures:
         say(f"Failed: {failure}")

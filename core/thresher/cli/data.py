@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from thresher.cli.options import json_option
-from thresher.cli.output import print_json, say
+from thresher.cli.options import CommandGroup, json_option
+from thresher.cli.output import print_json, say, tell
+from thresher.errors import counted
 
 __all__ = ["data"]
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def data() -> None:
     """Fetch published data sets that recipes train on.
 
@@ -43,6 +44,6 @@ def get(name: str, as_json: bool) -> None:
             {"name": wanted.name, "folder": str(folder), "files": [f.path for f in wanted.files]}
         )
     else:
-        click.echo(f"{wanted.name}: {len(wanted.files)} files, as published, in {folder}")
+        tell(f"{wanted.name}: {counted(len(wanted.files), 'file')}, as published, in {folder}")
     if not os.environ.get(DATA_VARIABLE):
         say(f"Recipes find it with: export {DATA_VARIABLE}={into}")

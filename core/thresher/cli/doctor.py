@@ -9,6 +9,7 @@ import click
 
 from thresher.cli.options import json_option, recipe_argument, set_option
 from thresher.cli.output import print_json
+from thresher.terminal import console, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,28 +63,22 @@ def doctor(
 
 def _print(found: Diagnosis) -> None:
     """Print the findings for a person (stdout)."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
+    shown = console(min_width=100)
     for finding in found.findings:
-        _print_finding(console, finding)
-    console.print(f"{found.name}: {found.summary()}", style="bold", markup=False)
+        _print_finding(shown, finding)
+    shown.print(f"{found.name}: {found.summary()}", style="bold")
 
 
-def _print_finding(console: Console, finding: Finding) -> None:
+def _print_finding(shown: Console, finding: Finding) -> None:
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    console.print(
-        Text.assemble((finding.level.upper(), _STYLES[finding.level]), f"  {finding.code}")
-    )
+    shown.print(Text.assemble((finding.level.upper(), _STYLES[finding.level]), f"  {finding.code}"))
     lines = Table.grid(padding=(0, 1))
     lines.add_column(no_wrap=True, style="dim")
     lines.add_column()
-    lines.add_row("what", Text(finding.what))
-    lines.add_row("evidence", Text(finding.evidence))
-    lines.add_row("fix", Text(finding.fix))
-    console.print(Padding(lines, (0, 0, 1, 2)))
+    lines.add_row("what", Text(printable(finding.what)))
+    lines.add_row("evidence", Text(printable(finding.evidence)))
+    lines.add_row("fix", Text(printable(finding.fix)))
+    shown.print(Padding(lines, (0, 0, 1, 2)))

@@ -9,13 +9,15 @@ import click
 
 from thresher.cli.export_all import export_all, export_all_options, wants_all
 from thresher.cli.options import json_option, repository_option, server_option
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.output import print_json, print_table, say, steps, tell
+from thresher.cli.versions import asked_version
+from thresher.errors import counted
 
 __all__ = ["export", "verify"]
 
 
 @click.command()
-@click.argument("model_uri", required=False)
+@click.argument("model_uri", metavar="MODEL", required=False)
 @repository_option
 @click.option("--no-publish", is_flag=True, help="Convert and prove parity, publish nothing.")
 @click.option(
@@ -77,9 +79,10 @@ def export(
 ) -> None:
     """Convert a registered version to ONNX with its decision head, prove parity, publish it.
 
-    MODEL_URI is models:/NAME/VERSION or models:/NAME@ALIAS. Where ONNX Runtime does not decide as
-    torch does, nothing is published and the exit code is 1. With --all: each model's newest
-    version, or those that --filter and --alias select; what is published already is skipped.
+    MODEL is NAME/VERSION or NAME@ALIAS, with or without models:/ before it. Where ONNX Runtime
+    does not decide as torch does, nothing is published and the exit code is 1. With --all: each
+    model's newest version, or those that --filter and --alias select; what is published already is
+    skipped.
 
     Example: thresher export models:/digits@candidate
     """
@@ -137,12 +140,12 @@ def export(
         ],
     )
     if done.folder is None:
-        click.echo(f"{version.uri} passes; nothing was published, as asked")
+        tell(f"{version.uri} passes; nothing was published, as asked")
         return
     verb = "Published" if done.is_new else "Was published already:"
-    click.echo(f"{verb} {version.uri} in {_shown(done.folder)}")
+    tell(f"{verb} {version.uri} in {_shown(done.folder)}")
     if done.text_name is not None:
-        click.echo(f"Texts are taken by {done.text_name}/{version.version}")
+        tell(f"Texts are taken by {done.text_name}/{version.version}")
     say(
         f"Next: thresher rollout {version.name}/{version.version}"
         if no_serve
@@ -187,7 +190,7 @@ def verify(
 ) -> None:
     """Compare torch, ONNX Runtime and Triton, decision by decision, on a split or on your rows.
 
-    MODEL is NAME (the version that serves), NAME/VERSION or a model URI; it must be published.
+    MODEL is NAME (the version that serves), NAME/VERSION or NAME@ALIAS; it must be published.
     Exit code 1 where the engines do not agree.
 
     Example: thresher verify digits --over-the-wire
@@ -217,8 +220,8 @@ def verify(
     else:
         rows, labels = outcome.split.targets_NL.shape
         print_table(
-            f"{name} version {version}, {rows:,} rows x {labels} labels of {_named(outcome)}: "
-            "largest differences, decisions that flip",
+            f"{name} version {version}, {counted(rows, 'row')} x {counted(labels, 'label')} of "
+            f"{_named(outcome)}: largest differences, decisions that flip",
             ["engines", "#logits", "#probabilities", "#band", "#decisions", "#flips"],
             [
                 [
@@ -237,9 +240,9 @@ def verify(
         listing = "\n  ".join(problems)
         raise ParityError(f"{name}/{version}: the engines do not agree:\n  {listing}")
     if not as_json:
-        click.echo(f"{' = '.join(outcome.outputs)}, decision by decision.")
+        tell(f"{' = '.join(outcome.outputs)}, decision by decision.")
         if picture:
-            click.echo(f"Picture: {_shown(picture)} (also in the MLflow run, under pictures/)")
+            tell(f"Picture: {_shown(picture)} (also in the MLflow run, under pictures/)")
 
 
 def _named(outcome: Any) -> str:
@@ -249,19 +252,9 @@ def _named(outcome: Any) -> str:
 
 
 def _which(model: str, repository: Any) -> tuple[str, int]:
-    """Return name and version of NAME, NAME/VERSION or a model URI."""
-    from thresher.errors import NotFoundError
-    from thresher.registry import resolve
-
-    if model.startswith("models:/"):
-        found = resolve(model)
-        return found.name, found.version
-    name, slash, version = model.partition("/")
-    if not slash:
-        return name, repository.serving_version(name)
-    if not version.isdigit():
-        raise NotFoundError(f'"{model}": expected NAME or NAME/VERSION, such as digits/3')
-    return name, int(version)
+    """Return name and version of what an argument names; of a model alone, what serves."""
+    name, version = asked_version(model, say)
+    return name, repository.serving_version(name) if version is None else version
 
 
 def _triton(server: str | None, name: str, version: int) -> Any:

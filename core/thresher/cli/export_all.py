@@ -10,7 +10,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from thresher.cli.output import emit_json, print_json, print_table, say
+from thresher.cli.options import FiniteRange
+from thresher.cli.output import emit_json, print_json, print_table, say, tell
+from thresher.errors import counted
+from thresher.terminal import console, printable
 
 __all__ = ["export_all", "export_all_options", "wants_all"]
 
@@ -44,7 +47,7 @@ _OPTIONS = (
     click.option(
         "--time-limit",
         "time_limit_s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         metavar="SECONDS",
         default=600.0,
         show_default=True,
@@ -79,20 +82,20 @@ def wants_all(model_uri: str | None, job: dict[str, Any]) -> bool:
     """Return whether a job is asked for; takes ``is_all`` out of its options.
 
     Raises:
-        click.UsageError: If neither or both of --all and MODEL_URI are given, or an option of a
+        click.UsageError: If neither or both of --all and MODEL are given, or an option of a
             job without --all.
     """
     ctx = click.get_current_context()
     if job.pop("is_all"):
         if model_uri is not None:
-            raise click.UsageError("name a model URI or --all, not both")
+            raise click.UsageError("name a version or --all, not both")
         return True
     for param in ctx.command.params:
         given = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
         if given and param.name in job:
             raise click.UsageError(f"{param.opts[0]} goes with --all")
     if model_uri is None:
-        raise click.UsageError("name a model URI, such as models:/digits@candidate, or --all")
+        raise click.UsageError("name a version, such as digits@candidate, or --all")
     return False
 
 
@@ -146,36 +149,29 @@ def _print(done: Any) -> None:
             ["version", "outcome", "#seconds", "#peak MB", "reason"],
             [
                 [
-                    _plain(f"{o.name}/{o.version}"),
+                    f"{o.name}/{o.version}",
                     o.status if o.cause is None else f"{o.status}: {o.cause}",
                     f"{o.seconds:.1f}",
                     "-" if o.peak_mb is None else f"{o.peak_mb:,.0f}",
-                    _plain(o.reason if not o.log or not o.reason else f"{o.reason}\nLog: {o.log}"),
+                    o.reason if not o.log or not o.reason else f"{o.reason}\nLog: {o.log}",
                 ]
                 for o in rows[:_MAX_ROWS]
             ],
         )
         if len(rows) > _MAX_ROWS:
             say(f"and {len(rows) - _MAX_ROWS} more: see the report")
-    click.echo(f"{done.summary()}")
-
-
-def _plain(text: str) -> str:
-    """Return a text for a cell, in which brackets are brackets."""
-    return text.replace("[", r"\[")
+    tell(f"{done.summary()}")
 
 
 @contextlib.contextmanager
 def _shown(log_json: bool) -> Iterator[Callable[..., None]]:
     """Yield what shows events: JSON lines, a bar in a terminal, else plain lines."""
-    from rich.console import Console
-
     if log_json:
         yield emit_json
         return
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with _bar(console) as show:
+    shown = console(stderr=True)
+    if shown.is_terminal:
+        with _bar(shown) as show:
             yield show
         return
     state = {"done": 0, "of": 0}
@@ -196,7 +192,7 @@ def _line(event: str, fields: dict[str, Any], *, done: int, of: int) -> str:
     """Return an event as a line, empty where it is of no interest to a person."""
     if event == "job_selected":
         return (
-            f"{fields['versions']:,} versions are selected; {fields['skipped']:,} are published "
+            f"Selected {counted(fields['versions'], 'version')}: {fields['skipped']:,} published "
             f"already, {fields['todo']:,} to export"
         )
     if event == "version_finished":
@@ -209,7 +205,7 @@ def _line(event: str, fields: dict[str, Any], *, done: int, of: int) -> str:
 
 
 @contextlib.contextmanager
-def _bar(console: Any) -> Iterator[Callable[..., None]]:
+def _bar(shown: Any) -> Iterator[Callable[..., None]]:
     """Yield what moves a bar, with what is in work beside it and failures above it."""
     from rich.progress import (
         BarColumn,
@@ -226,14 +222,14 @@ def _bar(console: Any) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
-        console=console,
+        console=shown,
         transient=True,
     ) as progress:
         bar = progress.add_task("Asking the registry", total=None)
         at_work: dict[str, None] = {}
 
         def show(event: str, **fields: Any) -> None:
-            version = f"{fields.get('name')}/{fields.get('version')}"
+            version = printable(f"{fields.get('name')}/{fields.get('version')}")
             if event == "job_selected":
                 progress.update(bar, total=fields["todo"], description="Starting workers")
             elif event == "version_started":
@@ -246,6 +242,6 @@ def _bar(console: Any) -> Iterator[Callable[..., None]]:
             if failed or event in {"worker_replaced", "job_selected"}:
                 text = _line(event, fields, done=int(progress.tasks[0].completed),
                              of=int(progress.tasks[0].total or 0))  # fmt: skip
-                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                shown.print(text, soft_wrap=True)
 
         yield show

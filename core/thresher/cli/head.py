@@ -36,9 +36,9 @@ def head(
 
     Example: thresher head model.onnx decision.json -o served.onnx
     """
-    from thresher.cli.output import say
+    from thresher.cli.output import say, tell
     from thresher.decision import Decision
-    from thresher.errors import ConversionError
+    from thresher.errors import ConversionError, counted
     from thresher_export.head import append_decision_head, replace_decision_head
     from thresher_export.onnx_file import load_model, write_model
 
@@ -53,4 +53,4 @@ def head(
     files = write_model(made, output)
     if has_sigmoid:
         say("Took off the sigmoid that the model ended in: the head brings its own")
-    click.echo(f"Wrote {' and '.join(map(str, files))}: {len(decided.labels)} labels")
+    tell(f"Wrote {' and '.join(map(str, files))}: {counted(len(decided.labels), 'label')}")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import print_json, print_table, say, steps
-from thresher.errors import DataError, NotFoundError
+from thresher.cli.options import FiniteRange, json_option, repository_option
+from thresher.cli.output import print_json, print_table, say, steps, tell
+from thresher.errors import DataError, NotFoundError, counted
 
 if TYPE_CHECKING:
     from thresher.registry import ModelVersion
@@ -41,7 +41,7 @@ _RUN_TAG = "thresher.monitor_run"
 @click.option("--merge", is_flag=True, help="Take all as one window, not each as one of its own.")
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.01,
     show_default=True,
     help="How often a window without drift may be raised, over all that is tested of it.",
@@ -93,12 +93,12 @@ def monitor(
             windows = [merged(windows)]
         first = windows[0]
         show(f"Reading what validation of {first.title} was")
-        baseline, version = _baseline(first, repository)
+        baseline, version, why = _baseline(first, repository)
         drifts = [compare(window, baseline, alpha=alpha) for window in windows]
         show("Drawing")
         folder = folder or Path(".thresher") / "drift" / f"{first.model}-{first.version}"
         paths = write_record(drifts, folder)
-        run_id = None if no_log else _logged(drifts, version, paths, show)
+        run_id = None if no_log else _logged(drifts, version, why, paths, show)
     found = any(drift.moved for drift in drifts)
     if as_json:
         print_json({**drifts_to_dict(drifts), "report": str(folder), "run_id": run_id})
@@ -115,23 +115,23 @@ def _tell(drifts: Sequence[Drift]) -> None:
 
     for drift in drifts:
         window = drift.window
-        head = f"{window.name}: {window.num_rows:,} rows of {window.title}"
+        head = f"{window.name}: {counted(window.num_rows, 'row')} of {window.title}"
         for note in drift.notes:
             say(f"{window.name}: {note}")
         total = sum(drift.num_tests.values())
         if not drift.moved:
-            click.echo(f"{head}: nothing moved, of {total:,} things tested at {drift.alpha:g}")
+            tell(f"{head}: nothing moved, of {counted(total, 'thing')} tested at {drift.alpha:g}")
             continue
         print_table(
             head,
             ["what moved", "kind", "#validation", "#window", "#change, points", "#sd", "#p"],
             [
                 [
-                    finding.name.replace("[", r"\["),
+                    finding.name,
                     KINDS[finding.kind],
                     value_text(finding, finding.before),
                     value_text(finding, finding.now),
-                    interval_text(finding).replace("[", r"\["),
+                    interval_text(finding),
                     f"{finding.shift:+.2f}",
                     p_text(finding),
                 ]
@@ -141,14 +141,16 @@ def _tell(drifts: Sequence[Drift]) -> None:
         more = len(drift.moved) - _SHOWN
         if more > 0:
             say(f"and {more:,} more: see drift.json")
-        click.echo(
-            f"{window.name}: drift, {len(drift.moved):,} of {total:,} things tested at "
+        tell(
+            f"{window.name}: drift, {len(drift.moved):,} of {counted(total, 'thing')} tested at "
             f"{drift.alpha:g} moved"
         )
 
 
-def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | None]:
-    """Return validation's rows of the version, from MLflow or the repository, and the version.
+def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | None, str]:
+    """Return validation's rows of the version, the version in MLflow, and why there is none.
+
+    The rows are read from MLflow, else from the repository.
 
     Raises:
         NotFoundError: If neither knows them.
@@ -166,9 +168,9 @@ def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | 
 
         try:
             version = resolve(f"models:/{window.model}/{window.version}")
-            return _logged_baseline(window, version), version
+            return _logged_baseline(window, version), version, ""
         except ModuleNotFoundError as error:
-            why = f"{error.name} is not installed"
+            why = f"{error.name} is not installed here"
         except NotFoundError as error:
             why = str(error).partition(": API request")[0]
     try:
@@ -179,7 +181,7 @@ def _baseline(window: Window, repository: Path) -> tuple[Window, ModelVersion | 
             "Set MLFLOW_TRACKING_URI to where it was trained, or name the --repository"
         ) from None
     say(f"Validation is read from {repository} ({why})")
-    return found, version
+    return found, version, why
 
 
 def _logged_baseline(window: Window, version: ModelVersion) -> Window:
@@ -208,12 +210,13 @@ def _logged_baseline(window: Window, version: ModelVersion) -> Window:
 def _logged(
     drifts: Sequence[Drift],
     version: ModelVersion | None,
+    why: str,
     paths: Sequence[Path],
     show: Callable[[str], None],
 ) -> str | None:
     """Log the outcome in the version's experiment, return the run; None, and a warning, if not."""
     if version is None:
-        show("WARNING: nothing is logged: MLflow does not know the version, or is out of reach")
+        show(f"WARNING: nothing is logged to MLflow: {why}")
         return None
     from thresher.registry import connect
 

@@ -1,50 +1,85 @@
-"""What commands print: data to stdout, progress and logs to stderr."""
+"""What commands print: data to stdout, progress and logs to stderr.
+
+Labels, paths, registry names and servers' messages are other people's text: everything that is
+printed here goes through `thresher.terminal`, which shows control characters and markup as text.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["emit_json", "print_figures", "print_json", "print_table", "say", "steps"]
+from thresher.terminal import console, json_text, printable
+
+__all__ = [
+    "Cell",
+    "emit_json",
+    "log_printably",
+    "print_figures",
+    "print_json",
+    "print_table",
+    "say",
+    "steps",
+    "tell",
+]
+
+Cell = str | tuple[str, str]
+"""A text as it is, or a text and the style it is shown in, such as ``("no", "red")``."""
+
+
+def log_printably() -> None:
+    """Let warnings that a stage logs reach stderr as what is printed here does."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PrintableFormatter())
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def tell(text: str) -> None:
+    """Print a line of the outcome (stdout)."""
+    click.echo(printable(text))
 
 
 def say(text: str) -> None:
     """Print a line for the person at the terminal (stderr)."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def emit_json(event: str, **fields: Any) -> None:
     """Print an event as a line of JSON, for machines that gather logs (stderr)."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    say(json.dumps({"time": now, "event": event, **fields}, ensure_ascii=False))
+    click.echo(json_text({"time": now, "event": event, **fields}), err=True)
 
 
 def print_json(content: Any) -> None:
     """Print data for a machine (stdout)."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    click.echo(json_text(content, indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table (stdout); a cell may hold Rich markup, columns that begin with # go right."""
-    from rich.console import Console
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table (stdout); columns that begin with # go right."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(header_style="bold")
     for column in columns:
         numeric = column.startswith("#")
         table.add_column(column.removeprefix("#"), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(title, style="bold", markup=False, highlight=False)
-    console.print(table)
+        table.add_row(
+            *(cell if isinstance(cell, str) else Text(printable(cell[0]), cell[1]) for cell in row)
+        )
+    shown = console(min_width=120)
+    shown.print(title, style="bold")
+    shown.print(table)
 
 
 def print_figures(uri: str, metrics: Mapping[str, float]) -> None:
@@ -67,15 +102,11 @@ def print_figures(uri: str, metrics: Mapping[str, float]) -> None:
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the step in progress: a spinner in a terminal, else lines."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+    shown = console(stderr=True)
+    if not shown.is_terminal:
+        yield lambda text: shown.print(text, soft_wrap=True)
         return
-    with console.status("") as status:
-
-        def show(text: str) -> None:
-            status.update(text.replace("[", r"\["))
-
-        yield show
+    with shown.status("") as status:
+        yield lambda text: status.update(Text(text))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import json_option, repository_option, server_option
-from thresher.cli.output import print_json, print_table
+from thresher.cli.output import Cell, print_json, print_table, say
 from thresher.cli.serve import connect
+from thresher.cli.versions import asked_version
 from thresher.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def predict(
 ) -> None:
     """Ask Triton about examples: pictures, texts, tables (CSV, Parquet, ...), arrays (.npy).
 
+    MODEL is NAME, or NAME/VERSION, or NAME@ALIAS as MLflow knows it.
+
     An EXAMPLE is the name of a file, or a text for a model that reads texts. Rows become inputs as
     they did in training; the model's own configuration says how. True labels are shown where a
     metadata.csv (file_name,labels) is in a file's folder.
@@ -62,6 +65,7 @@ def predict(
     """
     from thresher_serving import Client
 
+    model, model_version = asked_version(model, say, number=model_version)
     with Client(connect(server), tokenizer=tokenizer, repository=repository) as client:
         takes_texts = _takes_texts(client, model, model_version)
         given = [_example(text, takes_texts) for text in examples]
@@ -152,7 +156,7 @@ def _show(answers: Sequence[tuple[list[str], Prediction]], *, as_json: bool) -> 
 
 def _cells(
     name: str, truth: list[str] | None, named: Sequence[NamedLabel], *, is_known: bool
-) -> list[str]:
+) -> list[Cell]:
     shown = Path(name).name if Path(name).is_file() else name
     if not is_known:
         return [shown, _named(named)]
@@ -161,7 +165,7 @@ def _cells(
         shown,
         "?" if truth is None else " ".join(truth) or "none",
         _named(named),
-        "" if truth is None else ("yes" if right else "[red]no[/red]"),
+        "" if truth is None else ("yes" if right else ("no", "red")),
     ]
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.options import CommandGroup
+from thresher.cli.output import print_json, print_table, say, steps, tell
+from thresher.cli.versions import model_alone
+from thresher.errors import counted
 
 __all__ = ["repository"]
 
@@ -21,7 +24,7 @@ _FOLDER = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def repository() -> None:
     """Look into the model repository on disk; needs no torch, ONNX or MLflow.
 
@@ -43,15 +46,16 @@ def list_command(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     from thresher.inventory import list_versions
     from thresher.repository import ModelRepository
 
-    found = list(list_versions(ModelRepository(folder), names=names or None))
+    found = list(list_versions(ModelRepository(folder), names=_models(names)))
     if as_json:
         print_json([version.to_dict() for version in found])
         return
     if not found:
-        click.echo(f"{folder} holds no model")
+        tell(f"{folder} holds no model")
         return
     print_table(
-        f"{folder}: {len({v.model for v in found}):,} models, {len(found):,} versions",
+        f"{folder}: {counted(len({v.model for v in found}), 'model')}, "
+        f"{counted(len(found), 'version')}",
         ["model", "#version", "serves", "#size", "precision", "certificate", "proven"],
         [
             [
@@ -84,7 +88,7 @@ def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     with steps() as show:
         found = list(
             list_versions(
-                ModelRepository(folder), names=names or None, read_bytes=True, progress=show
+                ModelRepository(folder), names=_models(names), read_bytes=True, progress=show
             )
         )
     if as_json:
@@ -92,13 +96,15 @@ def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
     wrong = [version for version in found if not version.is_sound]
     if wrong:
         listing = "\n  ".join(f"{v.model}/{v.version}: {v.problem}" for v in wrong)
-        raise ParityError(f"{len(wrong)} of {len(found)} versions are not proven:\n  {listing}")
+        raise ParityError(
+            f"Not proven: {len(wrong)} of {counted(len(found), 'version')}:\n  {listing}"
+        )
     if not as_json:
         foreign = sum(version.proof == "foreign" for version in found)
         proven = len(found) - foreign
-        click.echo(f"{proven:,} versions are what was proven, byte for byte.")
+        tell(f"Proven, byte for byte: {counted(proven, 'version')}.")
         if foreign:
-            click.echo(f"{foreign:,} carry no decision: something else published them.")
+            tell(f"Without a decision, so published by something else: {foreign:,}.")
 
 
 @repository.command()
@@ -133,7 +139,7 @@ def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
         )
         return
     if not found:
-        click.echo("Nothing to remove")
+        tell("Nothing to remove")
         return
     print_table(
         "Removed" if yes else "Would be removed",
@@ -141,9 +147,14 @@ def gc(keep: int, yes: bool, folder: Path, as_json: bool) -> None:
         [[leftover.kind, leftover.path, _size(leftover.num_bytes)] for leftover in found],
     )
     if yes:
-        click.echo(f"{_size(freed)} are free now")
+        tell(f"Freed {_size(freed)}")
     else:
         say("Nothing was removed. Run again with --yes to remove these")
+
+
+def _models(names: tuple[str, ...]) -> list[str] | None:
+    """Return the models that are named; None where all are meant."""
+    return [model_alone(name, "all versions are listed") for name in names] or None
 
 
 def _size(num_bytes: int) -> str:

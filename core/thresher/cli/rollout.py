@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option
+from thresher.cli.options import json_option, server_option
 from thresher.cli.output import say
 from thresher.cli.rollout_options import (
     DEFAULT_ALIAS,
@@ -17,12 +17,12 @@ from thresher.cli.rollout_options import (
     alias_option,
     repository_option,
     timeout_option,
-    to_option,
 )
 from thresher.cli.rollout_output import shown_steps, tell_canary, tell_rollout
 from thresher.cli.serve import connect
-from thresher.cli.versions import found_version, publish_version, served_repository
+from thresher.cli.versions import found_version, model_alone, publish_version, served_repository
 from thresher.errors import NotFoundError
+from thresher.model_name import parse_version
 
 if TYPE_CHECKING:
     from thresher.alias import MlflowAlias
@@ -33,7 +33,7 @@ __all__ = ["put_into_service", "rollback", "rollout"]
 
 @click.command()
 @click.argument("model")
-@to_option
+@server_option
 @repository_option
 @alias_option
 @click.option(
@@ -65,16 +65,18 @@ def rollout(
 ) -> None:
     """Put a version into service without a request that fails, or leave what serves as it is.
 
-    MODEL is NAME/VERSION, or NAME@ALIAS or models:/... as MLflow knows it. The version is exported
-    where it is not published yet, its certificate checked, loaded beside what serves, and compared
-    on its golden rows, decision by decision; then it serves, the alias is moved, and the old
-    version unloaded. Anything wrong: the old version serves as before, and the exit code is 1.
+    MODEL is NAME/VERSION, or NAME@ALIAS as MLflow knows it, with or without models:/ before it.
+    The version is exported where it is not published yet, its certificate checked, loaded beside
+    what serves, and compared on its golden rows, decision by decision; then it serves, the alias is
+    moved, and the old version unloaded. Anything wrong: the old version serves as before, and the
+    exit code is 1.
 
     With --canary it is checked likewise, then answers a share of the calls, until it is rolled out
     (thresher rollout MODEL) or not (thresher rollback NAME).
 
     Example: thresher rollout digits@candidate
     """
+    parse_version(model)  # before a server is looked for
     if share is not None:
         if alias is not None:
             raise click.UsageError("--alias moves with a rollout; --canary moves none")
@@ -130,7 +132,7 @@ def put_into_service(
     from thresher_serving.rollout import RolloutOptions, roll_out
 
     published = served_repository(server, repository)
-    where = connect(server, option="--to")
+    where = connect(server)
     with shown_steps() as show:
         name, version, known = _to_roll_out(published, model, show)
         done = roll_out(
@@ -151,7 +153,7 @@ def put_into_service(
 
 def _again(server: str | None, repository: Path | None) -> str:
     """Return the options by which the next command finds the same server and repository."""
-    given = (("--to", server), ("--repository", repository))
+    given = (("--server", server), ("--repository", repository))
     return "".join(f" {option} {value}" for option, value in given if value)
 
 
@@ -182,7 +184,7 @@ def _start_canary(
     from thresher_serving.rollout import RolloutOptions, start_canary
 
     published = served_repository(server, repository)
-    where = connect(server, option="--to")
+    where = connect(server)
     with shown_steps() as show:
         name, version, _ = _to_roll_out(published, model, show)
         done = start_canary(
@@ -205,7 +207,7 @@ def _start_canary(
 
 @click.command()
 @click.argument("name")
-@to_option
+@server_option
 @repository_option
 @alias_option
 @click.option("--allow-label-change", is_flag=True, help="Go on where the labels are others.")
@@ -231,8 +233,9 @@ def rollback(
     """
     from thresher_serving.rollout import CanaryEnd, RolloutOptions, roll_back
 
+    name = model_alone(name, "a rollback goes to what served before, so it takes no version")
     published = served_repository(server, repository)
-    where = connect(server, option="--to")
+    where = connect(server)
     with shown_steps() as show:
         done = roll_back(
             published,

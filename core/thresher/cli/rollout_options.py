@@ -7,25 +7,19 @@ from typing import Any
 
 import click
 
+from thresher.cli.options import FiniteRange
+
 __all__ = [
     "DEFAULT_ALIAS",
     "Share",
     "alias_option",
     "repository_option",
     "timeout_option",
-    "to_option",
 ]
 
 DEFAULT_ALIAS = "champion"
 """The alias that a rollout moves."""
 
-to_option = click.option(
-    "--to",
-    "server",
-    metavar="HOST:PORT",
-    help="gRPC address of the Triton server; by default the one that `thresher serve` started "
-    "here. A key is read from THRESHER_SERVER_KEY.",
-)
 repository_option = click.option(
     "--repository",
     type=click.Path(path_type=Path, file_okay=False),
@@ -40,7 +34,7 @@ alias_option = click.option(
 timeout_option = click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=120,
     show_default=True,
     help="Seconds that the server may take to load the version.",

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import click
-
-from thresher.cli.output import print_json
-from thresher.errors import ThresherError
+from thresher.cli.output import print_json, tell
+from thresher.errors import ThresherError, counted
+from thresher.terminal import console
 
 if TYPE_CHECKING:
     from thresher_serving.rollout import CanaryEnd, CanaryStart, Rollout
@@ -21,28 +20,26 @@ __all__ = ["shown_steps", "tell_canary", "tell_rollout"]
 @contextlib.contextmanager
 def shown_steps() -> Iterator[Callable[[str], None]]:
     """Yield a function that begins a step: each stays on the screen, with how long it took."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
+    shown = console(stderr=True)
     current: list[tuple[str, float]] = []
-    status = console.status("") if console.is_terminal else None
+    status = shown.status("") if shown.is_terminal else None
 
     def finish(mark: str) -> None:
         for text, begin in current:
             seconds = f"{time.monotonic() - begin:6.2f} s"
-            console.print(
-                f"{mark} {seconds}  {text}", markup=False, highlight=False, soft_wrap=True
-            )
+            shown.print(f"{mark} {seconds}  {text}", soft_wrap=True)
         current.clear()
 
     def show(text: str) -> None:
         finish("done  ")
         if text.startswith(("WARNING", "No alias")):
-            console.print(text, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+            shown.print(text, style="bold yellow", soft_wrap=True)
             return
         current.append((text, time.monotonic()))
         if status:
-            status.update(text.replace("[", r"\["))
+            status.update(Text(text))
 
     with status or contextlib.nullcontext():
         try:
@@ -60,11 +57,11 @@ def tell_rollout(done: Rollout, *, as_json: bool) -> None:
         return
     what, rows = f"{done.name} version {done.version}", _compared(done)
     if not done.is_new:
-        click.echo(f"{what} serves already on {done.server} ({rows})")
+        tell(f"{what} serves already on {done.server} ({rows})")
         return
     after = "" if done.live_after_s is None else f" after {done.live_after_s:.1f} s"
     before = "" if done.previous is None else f" in place of version {done.previous}"
-    click.echo(f"{what} serves on {done.server}{before}{after} ({rows})")
+    tell(f"{what} serves on {done.server}{before}{after} ({rows})")
 
 
 def tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
@@ -77,10 +74,10 @@ def tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
     what = f"{done.name} version {done.version}"
     if isinstance(done, CanaryEnd):
         now = "no version serves" if done.serving is None else f"version {done.serving} serves"
-        click.echo(f"{what} is a canary no more; {now} every call on {done.server}, as before")
+        tell(f"{what} is a canary no more; {now} every call on {done.server}, as before")
         return
     before = "" if done.replaced in {None, done.version} else f", in place of {done.replaced}"
-    click.echo(
+    tell(
         f"{what} is a canary on {done.server}{before}: {percent(done.share)} of the calls of "
         f"Thresher's clients get it within 5 s, all others version {done.serving} "
         f"({_compared(done)})"
@@ -90,4 +87,7 @@ def tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
 def _compared(done: Rollout | CanaryStart) -> str:
     if done.num_rows is None:
         return "answers were not compared"
-    return f"{done.num_rows} golden rows, {done.num_decisions:,} decisions, {done.num_flips} flips"
+    return (
+        f"{counted(done.num_rows, 'golden row')}, {counted(done.num_decisions, 'decision')}, "
+        f"{counted(done.num_flips, 'flip')}"
+    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from thresher.cli.options import json_option
-from thresher.cli.output import print_json, steps
+from thresher.cli.options import CommandGroup, json_option
+from thresher.cli.output import print_json, steps, tell
 
 __all__ = ["runtime"]
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def runtime() -> None:
     """Install, show or remove the Triton server of the nvidia-pytriton wheel."""
 
@@ -25,7 +25,7 @@ def install() -> None:
 
     with steps() as show:
         found = install_runtime(progress=show)
-    click.echo(f"Triton {found.version} is installed: {found.server}")
+    tell(f"Triton {found.version} is installed: {found.server}")
 
 
 @runtime.command()
@@ -42,7 +42,7 @@ def info(as_json: bool) -> None:
         print_json(content)
         return
     for key, value in content.items():
-        click.echo(f"{key:18} {'-' if value is None else value}")
+        tell(f"{key:18} {'-' if value is None else value}")
 
 
 @runtime.command()
@@ -56,6 +56,6 @@ def remove(everything: bool) -> None:
 
     removed = remove_runtime(everything=everything)
     for path in removed:
-        click.echo(f"Removed {path}")
+        tell(f"Removed {path}")
     if not removed:
-        click.echo("Nothing is installed")
+        tell("Nothing is installed")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import print_json, print_table, say, steps
+from thresher.cli.options import FiniteRange, json_option, repository_option, server_option
+from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
 from thresher.cli.versions import published_version
@@ -66,18 +66,13 @@ _SHOWN_LABELS = 12
 @click.option("--no-quoting", is_flag=True, help="Quotes in CSV files are only text.")
 @click.option(
     "--max-reject-rate",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Exit with 1 if a larger share of the rows cannot be scored.",
 )
 @repository_option
-@click.option(
-    "--to",
-    "server",
-    metavar="HOST:PORT",
-    help="For --engine triton: the server's gRPC address; by default the one started here.",
-)
+@server_option
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -117,16 +112,17 @@ def score(
 ) -> None:
     """Score every row of a data set with the decision that is served.
 
-    MODEL is NAME/VERSION, or NAME@ALIAS or models:/... as MLflow knows it; it is exported where it
-    is not published yet. Rows that cannot be scored are written to DIR/_rejects with the reason. A
-    job that was broken off goes on when the same command is run again.
+    MODEL is NAME/VERSION, or NAME@ALIAS as MLflow knows it, with or without models:/ before it; it
+    is exported where it is not published yet. --server goes with --engine triton. Rows that cannot
+    be scored are written to DIR/_rejects with the reason. A job that was broken off goes on when
+    the same command is run again.
 
     Example: thresher score digits@champion --input data/ --output scored/ --columns id
     """
     from thresher_serving.scoring import CsvForm, OutputForm, ScoringOptions, score_files
 
     if server is not None and engine != "triton":
-        raise ConfigError(f"--to names a server, and --engine is {engine}: give --engine triton")
+        raise ConfigError(f"--server is given, and --engine is {engine}: give --engine triton")
     options = ScoringOptions(
         form=OutputForm(
             columns=_names(columns),
@@ -206,10 +202,7 @@ def _tell(report: ScoringReport) -> None:
         print_table(
             f"{report.version.title}: {tally.num_scored:,} rows",
             ["label", "#rows", "#rate"],
-            [
-                [name.replace("[", r"\["), f"{count:,}", f"{rate:.2%}"]
-                for name, count, rate in counted[:_SHOWN_LABELS]
-            ],
+            [[name, f"{count:,}", f"{rate:.2%}"] for name, count, rate in counted[:_SHOWN_LABELS]],
         )
         if len(counted) > _SHOWN_LABELS:
             say(f"and {len(counted) - _SHOWN_LABELS} labels more: see the report")
@@ -218,7 +211,7 @@ def _tell(report: ScoringReport) -> None:
     for broken in tally.broken[:5]:
         say(f"rejected as a whole: {broken}")
     rate = "" if not report.num_read_now else f", {report.rows_per_s:,.0f} rows/s"
-    click.echo(
+    tell(
         f"{tally.num_read:,} rows read, {tally.num_scored:,} scored, {tally.num_rejected:,} "
         f"rejected{rate}. {report.output}"
     )

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from thresher.cli.output import emit_json, say
+from thresher.errors import counted
+from thresher.terminal import console
 
 __all__ = ["shown_progress"]
 
@@ -19,11 +21,9 @@ def shown_progress(
     log_json: bool,
 ) -> Iterator[tuple[Callable[[list[Any], int], None], Callable[[int], None]]]:
     """Yield what is called when a job begins, and for the rows that are done."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal and not log_json:
-        with _bar(console) as both:
+    shown = console(stderr=True)
+    if shown.is_terminal and not log_json:
+        with _bar(shown) as both:
             yield both
         return
     state: dict[str, Any] = {"rows": 0, "at": time.monotonic(), "since": time.monotonic()}
@@ -34,8 +34,10 @@ def shown_progress(
         if log_json:
             emit_json("scoring_begun", parts=len(left), parts_done=done, rows=total)
         else:
-            rows = "" if total is None else f", {total:,} rows"
-            say(f"{len(left)} parts to score{rows}" + (f"; {done} are done" if done else ""))
+            rows = "" if total is None else f", {counted(total, 'row')}"
+            say(
+                f"{counted(len(left), 'part')} to score{rows}" + (f"; done: {done}" if done else "")
+            )
 
     def progress(rows: int) -> None:
         state["rows"] += rows
@@ -47,14 +49,14 @@ def shown_progress(
         if log_json:
             emit_json("scoring_progress", rows=state["rows"], rows_per_s=round(rate))
         else:
-            say(f"{state['rows']:,} rows, {rate:,.0f} rows/s")
+            say(f"{counted(state['rows'], 'row')}, {rate:,.0f} rows/s")
 
     yield begun, progress
 
 
 @contextlib.contextmanager
 def _bar(
-    console: Any,
+    on: Any,
 ) -> Iterator[tuple[Callable[[list[Any], int], None], Callable[[int], None]]]:
     from rich.progress import (
         BarColumn,
@@ -70,7 +72,7 @@ def _bar(
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=on,
         transient=True,
     ) as shown:
         bar = shown.add_task("", total=None, rate="")
@@ -81,7 +83,7 @@ def _bar(
             begin = time.monotonic()
             shown.update(bar, total=_total(left))
             if done:
-                shown.console.print(f"{done} of {done + len(left)} parts are done")
+                shown.console.print(f"Done already: {done} of {counted(done + len(left), 'part')}")
 
         def progress(rows: int) -> None:
             so_far = shown.tasks[0].completed + rows

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import repository_option
-from thresher.cli.output import say, steps
+from thresher.cli.options import FiniteRange, repository_option
+from thresher.cli.output import say, steps, tell
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["connect", "serve", "stop"]
 
+_PORT = click.IntRange(0, 65_535)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def connect(server: str | None, *, option: str = "--server") -> str | Connection:
+def connect(server: str | None) -> str | Connection:
     """Return how to reach the given server, else the one that was started here.
 
     The key of a hardened server, and the certificates of its TLS, come from the environment
@@ -29,7 +30,6 @@ def connect(server: str | None, *, option: str = "--server") -> str | Connection
 
     Args:
         server: The address that was given; None for the server started here.
-        option: By which option it is given.
 
     Raises:
         ServerError: If none is given and none runs.
@@ -43,7 +43,7 @@ def connect(server: str | None, *, option: str = "--server") -> str | Connection
     if running is None:
         raise ServerError(
             "no Triton server was started in this folder. Run: thresher serve --background, "
-            f"or give {option} HOST:PORT"
+            "or give --server HOST:PORT"
         )
     return running.where
 
@@ -51,9 +51,15 @@ def connect(server: str | None, *, option: str = "--server") -> str | Connection
 @click.command()
 @repository_option
 @click.option("--background", is_flag=True, help="Return as soon as it is ready.")
-@click.option("--grpc-port", default=8001, show_default=True, help="0 takes a free one.")
-@click.option("--http-port", default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--metrics-port", default=8002, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--grpc-port", type=_PORT, default=8001, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--http-port", type=_PORT, default=8000, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--metrics-port", type=_PORT, default=8002, show_default=True, help="0 takes a free one."
+)
 @click.option(
     "--host",
     help="Address to bind: 127.0.0.1 by default, with --public every one of this machine.",
@@ -81,7 +87,7 @@ def connect(server: str | None, *, option: str = "--server") -> str | Connection
 )
 @click.option(
     "--hung-after",
-    type=click.FloatRange(min=5),
+    type=FiniteRange(min=5),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -136,7 +142,7 @@ def serve(
 
         for name in ModelRepository(repository).names():
             running.load_model(name)
-        click.echo(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
+        tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
         return
     with steps() as show:
         found = find_runtime(tritonserver, progress=show)
@@ -156,8 +162,8 @@ def serve(
     for problem in server.problems:
         say(f"Warning: {problem}")
     ready = ", ".join(f"{m.name} version {m.version}" for m in server.models if m.is_ready)
-    click.echo(f"Triton {found.version} serves {ready}")
-    click.echo(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
+    tell(f"Triton {found.version} serves {ready}")
+    tell(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
     if public is not None:
         where = public.security.key_file or "the environment"
         say(
@@ -232,6 +238,6 @@ def stop() -> None:
     from thresher_serving import stop_server
 
     stopped = stop_server()
-    click.echo(
+    tell(
         f"Stopped Triton (process {stopped.pid})" if stopped else "No Triton server is running here"
     )

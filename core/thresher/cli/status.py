@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option
+from thresher.cli.options import FiniteRange, json_option, server_option
 from thresher.cli.output import print_json
-from thresher.cli.rollout_options import repository_option, to_option
+from thresher.cli.rollout_options import repository_option
 from thresher.cli.serve import connect
 from thresher.cli.status_table import status_table
 from thresher.errors import ServerError
+from thresher.terminal import console, printable
 
 if TYPE_CHECKING:
     from thresher_serving.rollout import ServerStatus, StatusReader
@@ -26,14 +27,14 @@ _ALIASES_EVERY_S = 30.0
 
 
 @click.command()
-@to_option
+@server_option
 @repository_option
 @click.option("--metrics", "metrics_url", metavar="URL", help="Where the server exports metrics.")
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
     "--every",
     "every_s",
-    type=click.FloatRange(min=0.2),
+    type=FiniteRange(min=0.2),
     default=2,
     show_default=True,
     help="Seconds between two looks, with --watch.",
@@ -61,19 +62,15 @@ def status(
     if as_json:
         print_json(reader.read(_aliases()).to_dict())
         return
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    shown = console(min_width=120)
     if not watch:
         found = reader.read(_aliases())
-        console.print(status_table(found, width=console.width, every_label=every_label))
+        shown.print(status_table(found, width=shown.width, every_label=every_label))
         return
-    _watch(console, reader, every_s, every_label=every_label)
+    _watch(shown, reader, every_s, every_label=every_label)
 
 
-def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: bool) -> None:
+def _watch(shown: Any, reader: StatusReader, every_s: float, *, every_label: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
@@ -82,7 +79,7 @@ def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: b
     threading.Thread(target=_ask_again_and_again, args=(aliases,), daemon=True).start()
     before: ServerStatus | None = None
     read_at = time.monotonic()
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    with Live(console=shown, auto_refresh=False, screen=shown.is_terminal) as live:
         try:
             while True:
                 begin = time.monotonic()
@@ -90,7 +87,7 @@ def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: b
                     now, last_at, read_at = reader.read(dict(aliases)), read_at, time.monotonic()
                     picture = status_table(
                         now,
-                        width=console.width,
+                        width=shown.width,
                         every_label=every_label,
                         before=before,
                         every_s=read_at - last_at,
@@ -98,7 +95,9 @@ def _watch(console: Any, reader: StatusReader, every_s: float, *, every_label: b
                     live.update(picture, refresh=True)
                     before = now
                 except ServerError as error:  # it may come back
-                    live.update(Text(f"{time.strftime('%H:%M:%S')}  {error}"), refresh=True)
+                    live.update(
+                        Text(printable(f"{time.strftime('%H:%M:%S')}  {error}")), refresh=True
+                    )
                     before = None
                 time.sleep(max(0.1, every_s - (time.monotonic() - begin)))
         except KeyboardInterrupt:
@@ -119,7 +118,7 @@ def _reader(server: str | None, repository: Path | None, metrics_url: str | None
     from thresher_serving import running_server
     from thresher_serving.rollout import StatusReader
 
-    where = connect(server, option="--to")
+    where = connect(server)
     running = None if server else running_server()
     folder = repository or (Path(running.repository) if running else Path("model_repository"))
     if metrics_url is None and running:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from thresher.errors import counted
+from thresher.terminal import printable
+
 if TYPE_CHECKING:
     from thresher_serving.rollout import ServerStatus, VersionStatus
 
@@ -56,15 +59,17 @@ def status_table(
             table.add_column(column, justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
-    head = Text(f"{found.server} at {found.url}", style="bold")
+    head = Text(printable(f"{found.server} at {found.url}"), style="bold")
     if every_s:
         head.append(time.strftime("   %H:%M:%S"), style="dim")
     what: list[Any] = [table if rows else Text("No model is loaded")]
     if every_label:
         what += _label_tables(found)
     else:
-        what += [Text(line) for line in _label_lines(found, most=5 if width >= _WIDE else 3)]
-    return Group(head, *what, *(Text(line, style="dim") for line in _footer(found)))
+        what += [
+            Text(printable(line)) for line in _label_lines(found, most=5 if width >= _WIDE else 3)
+        ]
+    return Group(head, *what, *(Text(printable(line), style="dim") for line in _footer(found)))
 
 
 def _key(each: VersionStatus) -> tuple[str, int | None, bool]:
@@ -91,7 +96,7 @@ def _label_lines(found: ServerStatus, *, most: int) -> list[str]:
         ]
         more = f", {len(rates) - most} more (--labels)" if len(rates) > most else ""
         canary = " canary" if each.canary_share is not None else ""
-        rows = f"{each.rows:,} row" + ("s" if each.rows != 1 else "")
+        rows = counted(each.rows or 0, "row")
         beside = " (what serves, in brackets)" if usual else ""
         head = f"{each.model}/{each.version}{canary}, yes in {rows}{beside}"
         lines.append(f"{head}: {', '.join(shown)}{more}")
@@ -110,7 +115,9 @@ def _label_tables(found: ServerStatus) -> list[Any]:
         table.add_column(f"{model}: yes", overflow="fold")
         for each in versions:
             canary = " canary" if each.canary_share is not None else ""
-            table.add_column(f"{each.version}{canary}, {each.rows:,} rows", justify="right")
+            table.add_column(
+                f"{each.version}{canary}, {counted(each.rows or 0, 'row')}", justify="right"
+            )
         every = [each.positive_rates or {} for each in versions]
         labels = dict.fromkeys(label for told in every for label in told)
         for label in sorted(labels, key=lambda k: (-every[0].get(k, 0.0), k)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from thresher.cli.options import json_option, recipe_argument, set_option
-from thresher.cli.output import print_figures, print_json, say
+from thresher.cli.output import print_figures, print_json, say, tell
 from thresher.errors import ThresherError
 
 __all__ = ["train", "ui"]
@@ -23,7 +23,7 @@ __all__ = ["train", "ui"]
 )
 @json_option
 def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json: bool) -> None:
-    r"""Train a recipe, tune its thresholds, log to MLflow, register a version.
+    """Train a recipe, tune its thresholds, log to MLflow, register a version.
 
     Example: thresher train training/recipes/digits.toml --set optimization.epochs=5
 
@@ -31,7 +31,7 @@ def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json:
 
     \b
     torchrun --nproc-per-node 2 -m thresher train training/recipes/digits.toml
-    """
+    """  # noqa: D301 -- Click's mark for lines that stay lines is the character \b itself
     import os
     import sys
 
@@ -64,7 +64,7 @@ def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json:
         )
         return
     print_figures(done.uri, done.metrics)
-    click.echo(f"Registered {done.uri} as {done.name}@{resolved.alias}")
+    tell(f"Registered {done.uri} as {done.name}@{resolved.alias}")
     say(f"Next: thresher export models:/{done.name}@{resolved.alias}")
 
 
@@ -75,7 +75,13 @@ def _with_path(error: BaseException, recipe: Path) -> str:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=5000,
+    show_default=True,
+    help="Port to listen on.",
+)
 def ui(host: str, port: int) -> None:
     """Open MLflow's own UI on the store that Thresher logs to (Ctrl-C ends it).
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from thresher.cli.options import json_option
-from thresher.cli.output import print_figures, print_json, print_table, say, steps
+from thresher.cli.output import print_figures, print_json, print_table, say, steps, tell
+from thresher.errors import counted
 
 if TYPE_CHECKING:
     from thresher_training.decisions import LabelReport
@@ -19,7 +20,7 @@ _MOST_ROWS = 60
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", metavar="MODEL")
 @click.option(
     "--objective",
     default="f1",
@@ -85,7 +86,10 @@ def tune(
 ) -> None:
     """Choose new thresholds for a registered version; register them with the same weights.
 
-    Example: thresher tune models:/digits@candidate --objective "recall@precision>=0.95"
+    MODEL is NAME/VERSION or NAME@ALIAS, with or without models:/ before it. --rollout goes without
+    --json.
+
+    Example: thresher tune digits@candidate --objective "recall@precision>=0.95"
     """
     import dataclasses
 
@@ -143,17 +147,18 @@ def tune(
         ],
     )
     if len(rows) < len(done.tuned.report):
-        say(f"... and {len(done.tuned.report) - len(rows)} more labels, in the run's labels.csv")
+        more = len(done.tuned.report) - len(rows)
+        say(f"... and {counted(more, 'label')} more, in the run's labels.csv")
     for note in done.tuned.notes:
-        click.echo(note)
+        tell(note)
     print_figures(version.uri, done.metrics)
     if calibrate != "none":
         for name in ("expected_calibration_error", "brier_score"):
             before_it, after = (done.metrics[f"test/{name}{x}"] for x in ("_uncalibrated", ""))
-            click.echo(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
-    click.echo(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
+            tell(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
+    tell(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
     if html:
-        click.echo(f"Threshold explorer: {html}")
+        tell(f"Threshold explorer: {html}")
     if rolls_out:
         from thresher.cli.rollout import put_into_service
 
@@ -201,7 +206,9 @@ def _value(row: LabelReport) -> str:
 def diff(first: str, second: str, split: str, as_json: bool) -> None:
     """Show what changes between two versions, label by label, on the same rows.
 
-    Example: thresher diff models:/digits/1 models:/digits/2
+    FIRST and SECOND are NAME/VERSION or NAME@ALIAS, with or without models:/ before them.
+
+    Example: thresher diff digits/1 digits/2
     """
     import dataclasses
 
@@ -235,4 +242,4 @@ def diff(first: str, second: str, split: str, as_json: bool) -> None:
         ],
     )
     flips = sum(row.to_yes + row.to_no for row in found)
-    click.echo(f"{flips:,} decisions differ")
+    tell(f"Decisions that differ: {flips:,}")

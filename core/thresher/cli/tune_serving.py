@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thresher.cli.options import json_option, repository_option
-from thresher.cli.output import print_json, print_table, say
+from thresher.cli.options import FiniteRange, json_option, repository_option
+from thresher.cli.output import Cell, print_json, print_table, say, tell
+from thresher.cli.versions import model_alone
 
 if TYPE_CHECKING:
     from thresher_serving.tuning import Load, Settings, Tuned
@@ -37,7 +38,7 @@ __all__ = ["tune_serving"]
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.5, max=60),
+    type=FiniteRange(min=0.5, max=60),
     default=3.0,
     show_default=True,
     help="How long each setting is measured.",
@@ -67,6 +68,7 @@ def tune_serving(
     from thresher_serving import find_runtime, tuning
 
     objective = tuning.parse_objective(slo)
+    name = model_alone(name, "what serves is measured, so it takes no version")
     published = ModelRepository(repository)
     published.serving_version(name)  # before a server is started
 
@@ -106,9 +108,9 @@ def _cells(settings: Settings, load: Load) -> list[str]:
 def _print(tuned: Tuned, *, batch_size: int, clients: int, dry_run: bool) -> None:
     rows = []
     for settings, load in tuned.tried:
-        remark = "as it was" if settings == tuned.tried[0][0] else ""
+        remark: Cell = "as it was" if settings == tuned.tried[0][0] else ""
         if settings == tuned.best:
-            remark = "[bold green]best[/]" if tuned.is_met else "[bold red]nearest[/]"
+            remark = ("best", "bold green") if tuned.is_met else ("nearest", "bold red")
         rows.append([*_cells(settings, load), remark])
     print_table(
         f"{tuned.name} version {tuned.version}, {clients} clients, batch {batch_size}, "
@@ -118,14 +120,14 @@ def _print(tuned: Tuned, *, batch_size: int, clients: int, dry_run: bool) -> Non
     )
     ratio = tuned.after.rows_per_s / tuned.before.rows_per_s if tuned.before.rows_per_s else 0.0
     if not tuned.is_met:
-        click.echo(f"Nothing that was tried keeps to {tuned.objective}; nothing was written")
+        tell(f"Nothing that was tried keeps to {tuned.objective}; nothing was written")
     elif tuned.best == tuned.tried[0][0]:
-        click.echo("The settings as they are were the best; nothing was written")
+        tell("The settings as they are were the best; nothing was written")
     else:
         done = "Not written, as asked" if dry_run else "Written into its config.pbtxt"
-        click.echo(f"{ratio:.2f} times the throughput. {done}")
+        tell(f"{ratio:.2f} times the throughput. {done}")
         say("Next: thresher serve --background (a server that runs takes them then)")
-        click.echo(f"To keep them at the next export, put into the recipe:\n{tuned.best.recipe()}")
+        tell(f"To keep them at the next export, put into the recipe:\n{tuned.best.recipe()}")
 
 
 def _plain(tuned: Tuned) -> dict[str, Any]:

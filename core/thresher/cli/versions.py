@@ -8,12 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thresher.errors import NotFoundError
+from thresher.errors import ConfigError, NotFoundError
+from thresher.model_name import parse_model, parse_version
 
 if TYPE_CHECKING:
     from thresher.repository import ModelRepository
 
-__all__ = ["found_version", "publish_version", "published_version", "served_repository"]
+__all__ = [
+    "asked_version",
+    "found_version",
+    "model_alone",
+    "publish_version",
+    "published_version",
+    "served_repository",
+]
 
 
 def published_version(
@@ -42,28 +50,58 @@ def served_repository(server: str | None, given: Path | None) -> ModelRepository
 
 def found_version(model: str, show: Callable[[str], None]) -> tuple[str, int, bool]:
     """Return name, version, and whether the registry was asked for it."""
-    name, slash, version = model.partition("/")
-    if slash and version.isdigit() and "@" not in name:
-        return name, int(version), False
-    uri = model if model.startswith("models:/") else f"models:/{model}"
-    if "@" not in uri and "/" not in uri.removeprefix("models:/"):
-        bare = uri.removeprefix("models:/") or "digits"
-        raise NotFoundError(
-            f'"{model}" names no version; expected NAME@ALIAS or NAME/VERSION, such as '
-            f"{bare}@candidate or {bare}/3"
-        )
+    asked = parse_version(model)
+    if asked.version is not None:
+        return asked.name, asked.version, False
     from thresher.registry import resolve
 
     show(f"Asking MLflow which version {model} is")
     try:
         with _short_patience():
-            found = resolve(uri)
+            found = resolve(asked.uri)
     except ModuleNotFoundError as error:
         raise NotFoundError(
-            f'"{model}" needs MLflow, which is not installed here ({error}). Name the version '
-            f"instead: thresher rollout {model.removeprefix('models:/').partition('@')[0]}/VERSION"
+            f'"{model}" is an alias in MLflow, which is not installed here ({error}). Name the '
+            f"version by its number, such as {asked.name}/3; those that are published are listed "
+            f"by: thresher repository ls {asked.name}"
         ) from None
     return found.name, found.version, True
+
+
+def asked_version(
+    model: str, show: Callable[[str], None], *, number: int | None = None
+) -> tuple[str, int | None]:
+    """Return name and version of what an argument names; None where it names a model alone.
+
+    Args:
+        model: NAME, NAME/VERSION, NAME@ALIAS or a model URI.
+        show: Takes a line for the person at the terminal.
+        number: The version that an option names, if one does.
+
+    Raises:
+        NotFoundError: If the text has another form, or names nothing.
+        ConfigError: If the option names another version.
+    """
+    asked = parse_model(model)
+    if asked.is_model:
+        return asked.name, number
+    name, version, _ = found_version(model, show)
+    if number not in {None, version}:
+        raise ConfigError(f'"{model}" is version {version}, and an option says {number}; give one')
+    return name, version
+
+
+def model_alone(model: str, command: str) -> str:
+    """Return the name of a model, of which no version may be named.
+
+    Raises:
+        NotFoundError: If the text has another form.
+        ConfigError: If it names a version; says why the command takes none.
+    """
+    asked = parse_model(model)
+    if not asked.is_model:
+        raise ConfigError(f'"{model}": {command}; expected the model alone: {asked.name}')
+    return asked.name
 
 
 def publish_version(

@@ -22,10 +22,13 @@ from thresher.tables.rows import Rows, check_columns
 __all__ = ["ArffHeader", "arff_header", "arff_rows", "unescaped"]
 
 
-_PARSED_ROWS = 512
-
-
-_PARSED_ROWS = 512
+_NUMBERS = re.compile(r"^(\s*@attribute\s.*\s)(?:numeric|real|integer)[ \t\r\n]*$", re.IGNORECASE)
+_UNSURE = re.compile(r"[^\x00-\x7f]|[0-9]_|[0-9]{16}")
+"""Numbers of which liac-arff or float64 may make others: 1_0, Arabic digits, long whole ones."""
+_EXACT = 2.0**53
+"""From here on, float64 does not hold every whole number."""
+_PARSED_ROWS = 1_024
+"""At once: Python's own numbers take four times the room of an array's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +49,14 @@ class ArffHeader:
         """
         import pyarrow as pa
 
-        nominal = pa.dictionary(pa.int32(), pa.string())
-        return {
-            name: pa.string()
-            if name in self.texts
-            else pa.float64()
-            if _are_numbers(self.values.get(name, ()))
-            else nominal
-            for name in self.columns
-        }
+        def kind(name: str) -> Any:
+            if name in self.texts:
+                return pa.string()
+            if _are_numbers(self.values.get(name, ())):
+                return pa.float64()
+            return pa.dictionary(pa.int32(), pa.string())
+
+        return {name: kind(name) for name in self.columns}
 
 
 def arff_header(path: str, system: Any) -> ArffHeader:
@@ -63,9 +65,10 @@ def arff_header(path: str, system: Any) -> ArffHeader:
     Raises:
         DataError: If it is none; names the line.
     """
-    with _opened(path, system) as file:
-        attributes = file.load(is_sparse=False)["attributes"]
-        first = next((row for line in file if (row := line.strip()) and row[0] != "%"), "")
+    with _lines_of(path, system) as lines:
+        head = _head(lines)
+        attributes = _load(path, head, [], is_sparse=False)["attributes"]
+        _, first = next(_rows_of(lines), (0, ""))
     columns = tuple(unescaped(name) for name, _ in attributes)
     check_columns((), columns, path)
     kinds = dict(zip(columns, (kind for _, kind in attributes), strict=True))
@@ -73,120 +76,140 @@ def arff_header(path: str, system: Any) -> ArffHeader:
         columns=columns,
         values={n: tuple(unescaped(v) for v in k) for n, k in kinds.items() if isinstance(k, list)},
         texts=tuple(name for name, kind in kinds.items() if kind in ("STRING", "DATE")),
-        is_sparse=first.startswith("{"),
+        is_sparse=first.lstrip().startswith("{"),
     )
 
 
-class _Lines:
-    """A file's lines, counted, and what the package liac-arff makes of them as they come."""
-
-    def __init__(self, path: str, source: Any) -> None:
-        self.number = 0
-        self._path, self._source = path, source
-        self._lines = io.TextIOWrapper(source, encoding="utf-8-sig")
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self.number += 1
-            yield line
-
-    def load(self, *, is_sparse: bool) -> dict[str, Any]:
-        """Return the header, and an iterator of the rows.
-
-        Raises:
-            DataError: If the header is wrong.
-        """
-        import arff  # type: ignore[import-untyped]
-
-        with self.named_errors():
-            kind = arff.LOD_GEN if is_sparse else arff.DENSE_GEN
-            found: dict[str, Any] = arff.load(iter(self), encode_nominal=True, return_type=kind)
-        return found
-
-    @contextlib.contextmanager
-    def named_errors(self) -> Iterator[None]:
-        """Say in which line something is wrong."""
-        import arff
-
-        try:
-            yield
-        except UnicodeDecodeError as error:
-            # the text is decoded some lines ahead of the line that was asked for
-            self._source.seek(0)
-            content = bytes(self._source.read())
-            line = content.count(b"\n", 0, content.find(error.object[error.start : error.end])) + 1
-            raise DataError(
-                f"{self._path}, line {line} is not UTF-8 text: {error.reason}"
-            ) from None
-        except arff.ArffException as error:
-            error.line = self.number
-            raise DataError(f"{self._path}, line {self.number}: {error}") from error
-        except (ValueError, KeyError, IndexError) as error:
-            raise DataError(f"{self._path}, line {self.number}: no ARFF: {error}") from error
+_Lines = Iterator[tuple[int, str]]
+"""A file's lines with their numbers, from 1."""
 
 
 @contextlib.contextmanager
-def _opened(path: str, system: Any) -> Iterator[_Lines]:
+def _lines_of(path: str, system: Any) -> Iterator[_Lines]:
     with system.open_input_file(path) as source:
-        yield _Lines(path, source)
+        try:
+            yield enumerate(io.TextIOWrapper(source, encoding="utf-8-sig"), 1)
+        except UnicodeDecodeError as error:
+            # the text is decoded some lines ahead of the line that was asked for
+            source.seek(0)
+            content = bytes(source.read())
+            line = content.count(b"\n", 0, content.find(error.object[error.start : error.end])) + 1
+            raise DataError(f"{path}, line {line} is not UTF-8 text: {error.reason}") from None
+
+
+def _head(lines: _Lines) -> list[tuple[int, str]]:
+    """Return the lines up to the one with @data."""
+    head = []
+    for number, line in lines:
+        head.append((number, line))
+        if line.lstrip().lower().startswith("@data"):
+            break
+    return head
+
+
+def _rows_of(lines: _Lines) -> _Lines:
+    return ((number, line) for number, line in lines if (row := line.strip()) and row[0] != "%")
+
+
+def _load(
+    path: str,
+    head: Sequence[tuple[int, str]],
+    rows: Sequence[tuple[int, str]],
+    *,
+    is_sparse: bool,
+    numbers: str = "real",
+) -> dict[str, Any]:
+    """Return what liac-arff makes of a header and some rows.
+
+    Args:
+        path: For messages.
+        head: The header's lines.
+        rows: The rows' lines.
+        is_sparse: Whether rows are sparse.
+        numbers: Stands for the type of numeric attributes: it would cut 1.5 to an integer 1.
+    """
+    import arff  # type: ignore[import-untyped]
+
+    lines = [*((n, _NUMBERS.sub(rf"\1{numbers}", line)) for n, line in head), *rows]
+    kind = arff.LOD if is_sparse else arff.DENSE
+    try:
+        found: dict[str, Any] = arff.load(
+            (line for _, line in lines), encode_nominal=True, return_type=kind
+        )
+    except arff.BadNumericalValue:
+        return _load(path, head, rows, is_sparse=is_sparse, numbers="string")
+    except arff.ArffException as error:
+        error.line = lines[min(error.line, len(lines)) - 1][0] if lines else 1
+        raise DataError(f"{path}, line {error.line}: {error}") from error
+    except (ValueError, KeyError, IndexError) as error:
+        raise DataError(f"{path} cannot be read as ARFF: {error}") from error
+    return found
 
 
 def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int) -> Iterator[Rows]:
     """Yield a file's rows; what a sparse row leaves out is 0, or a nominal attribute's first value.
 
+    A text that a sparse row leaves out is missing. Numbers are float64, and texts in chunks in
+    which one is no number, or a whole one that float64 may round.
+
     Raises:
         DataError: If the file is broken; names the line.
     """
-    import pyarrow as pa
-
     header = arff_header(path, system)
     check_columns(columns, header.columns, path)
-    start = 0
-    with _opened(path, system) as file:
-        content = iter(file.load(is_sparse=header.is_sparse)["data"])
-        while True:
-            with file.named_errors():
-                # Python's own numbers take four times the room of an array's
-                some = list(itertools.islice(content, min(chunk_rows, _PARSED_ROWS)))
-                cells_NC, texts = _matrix(header, some)
-            if not some:
-                return
-            found = {
-                name: pa.array(texts[name], pa.string())
-                if name in texts
-                else _column(header, name, cells_NC[:, header.columns.index(name)])
-                for name in columns
-            }
-            yield Rows(columns=found, num_rows=len(some), first_row=start)
-            start += len(some)
+    first_row = 0
+    with _lines_of(path, system) as lines:
+        head, rows = _head(lines), _rows_of(lines)
+        while some := list(itertools.islice(rows, min(chunk_rows, _PARSED_ROWS))):
+            unsure = any(_UNSURE.search(line) for _, line in some)
+            content = _load(
+                path,
+                head,
+                some,
+                is_sparse=header.is_sparse,
+                numbers="string" if unsure else "real",
+            )
+            kinds = [kind for _, kind in content["attributes"]]
+            texts = [at for at, kind in enumerate(kinds) if kind in ("STRING", "DATE")]
+            cells_NC, texts_of = _matrix(header, content["data"], texts)
+            found = {}
+            for name in columns:
+                at = header.columns.index(name)
+                found[name] = _column(header, name, texts_of.get(at), cells_NC[:, at])
+            yield Rows(columns=found, num_rows=len(some), first_row=first_row)
+            first_row += len(some)
 
 
-def _matrix(header: ArffHeader, rows: Sequence[Any]) -> tuple[Any, dict[str, list[str | None]]]:
-    """Return the cells of some rows, and the columns of texts.
+def _matrix(
+    header: ArffHeader, rows: Sequence[Any], text_columns: Sequence[int]
+) -> tuple[Any, dict[int, list[str | None]]]:
+    """Return the cells of some rows, and the columns of texts, each by its place.
 
     The former are float64 [n, columns]: numbers, of nominal attributes positions in their values,
     NaN where one is missing. What sparse rows leave out is 0 in both.
     """
-    texts: dict[str, list[str | None]] = {name: [] for name in header.texts}
-    places = {name: header.columns.index(name) for name in header.texts}
+    texts: dict[int, list[str | None]] = {at: [] for at in text_columns}
     for row in rows:
-        for name, place in places.items():
-            cell = row.pop(place, None) if header.is_sparse else row[place]
-            texts[name].append(None if cell is None else unescaped(str(cell)))
+        for at in text_columns:
+            left_out = None if header.columns[at] in header.texts else "0"
+            texts[at].append(row.pop(at, left_out) if header.is_sparse else row[at])
             if not header.is_sparse:
-                row[place] = None
+                row[at] = None
     if not header.is_sparse:
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(header.columns)), texts
     cells_NC = np.zeros((len(rows), len(header.columns)))
-    for at, row in enumerate(rows):
-        cells_NC[at, list(row)] = np.array([*row.values()], dtype=np.float64)
+    for number, row in enumerate(rows):
+        cells_NC[number, list(row)] = np.array([*row.values()], dtype=np.float64)
     return cells_NC, texts
 
 
-def _column(header: ArffHeader, name: str, cells_N: Any) -> Any:
+def _column(header: ArffHeader, name: str, texts: Sequence[str | None] | None, cells_N: Any) -> Any:
     """Return a column as an Arrow array."""
     import pyarrow as pa
 
+    if texts is not None:
+        found = pa.array([None if t is None else unescaped(t) for t in texts], pa.string())
+        return found if name in header.texts else _numbers(found)
     if name not in header.values:
         return pa.array(cells_N, from_pandas=True)
     values = header.values[name]
@@ -195,6 +218,19 @@ def _column(header: ArffHeader, name: str, cells_N: Any) -> Any:
     if _are_numbers(values):
         return pa.array([float(as_number(value)) for value in values], pa.float64()).take(positions)
     return pa.array(values, pa.string()).take(positions)
+
+
+def _numbers(texts: Any) -> Any:
+    """Return texts as float64, or as they are where one would lose a digit or is no number."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        found = pc.cast(pc.utf8_trim_whitespace(texts), pa.float64())
+    except pa.ArrowInvalid:
+        return texts
+    is_sure = pc.all(pc.less(pc.abs(found), _EXACT)).as_py()
+    return found if is_sure is not False else texts
 
 
 def _are_numbers(values: Sequence[str]) -> bool:

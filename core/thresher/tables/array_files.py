@@ -10,6 +10,7 @@ import contextlib
 import math
 import shutil
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,7 +24,11 @@ from thresher.errors import DataError
 __all__ = ["open_arrays"]
 
 Array = npt.NDArray[Any]
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_BROKEN = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # zipfile's, of a password and of an unknown compression
+    *(TypeError, OverflowError, SyntaxError, tokenize.TokenError),  # NumPy's, of a broken header
+)
 
 
 def open_arrays(path: str, system: Any = None) -> dict[str, Array]:

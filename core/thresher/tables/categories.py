@@ -17,6 +17,8 @@ from thresher.tables.rows import RejectRow
 __all__ = ["category_ids", "category_of", "distinct_categories"]
 
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+", re.ASCII)
+_POWER = re.compile(r"-?[0-9](\.[0-9]+)?[eE][+-][0-9]+", re.ASCII)
+"""As floats are written; the digits of an id in base 16 have no sign within."""
 
 
 def category_of(cell: object) -> str | None:
@@ -29,13 +31,18 @@ def category_of(cell: object) -> str | None:
         return None
     if isinstance(cell, (bool, np.bool_)):
         return str(bool(cell)).lower()
-    if isinstance(cell, (float, np.floating)) and math.isfinite(cell) and cell == int(cell):
-        return str(int(cell))
+    if isinstance(cell, (float, np.floating)):
+        number = float(str(cell))  # float32's 0.1 is the text's 0.1
+        is_whole = math.isfinite(number) and number == int(number)
+        return str(int(number)) if is_whole else str(number)
     text = cell.decode() if isinstance(cell, bytes) else str(cell)
     if text.lower() in ("true", "false"):
         return text.lower()
+    if _POWER.fullmatch(text):
+        return category_of(float(text))
     whole = _WHOLE.fullmatch(text)
-    return whole[1] if whole else text
+    text = whole[1] if whole else text
+    return "0" if text == "-0" else text
 
 
 def distinct_categories(cells: Any, column: str, reject: RejectRow) -> set[str]:
@@ -77,8 +84,18 @@ def _distinct(cells: Any) -> tuple[Iterable[object], npt.NDArray[np.int64]]:
     """Return the distinct cells, and which of them each cell is."""
     if not hasattr(cells, "type"):
         return list(cells), np.arange(len(cells))
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_float16(cells.type):  # Arrow has no dictionaries of them
+        return [_narrow(cell, np.float16) for cell in cells.to_pylist()], np.arange(len(cells))
     encoded = pc.dictionary_encode(cells, null_encoding="encode")
     which = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return encoded.dictionary.to_pylist(), which
+    found = encoded.dictionary.to_pylist()
+    if pa.types.is_float32(cells.type):
+        found = [_narrow(cell, np.float32) for cell in found]
+    return found, which
+
+
+def _narrow(cell: float | None, kind: type[np.floating[Any]]) -> object:
+    return None if cell is None else kind(cell)

@@ -44,6 +44,8 @@ _ANSWERS = _FLAGS | {"yes": 1, "no": 0, "t": 1, "f": 0, "y": 1, "n": 0}
 
 def shown(cell: object) -> str:
     """Return a cell as messages quote it: at most 40 characters, control characters escaped."""
+    if isinstance(cell, int) and abs(cell) > 10**_FLOAT_DIGITS:
+        return f"10^{_FLOAT_DIGITS} or more"  # Python may refuse to write it
     text = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
     text = text if len(text) <= 40 else f"{text[:39]}…"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -73,31 +75,39 @@ def as_number(cell: object) -> int | float:
     """
     if isinstance(cell, (bool, np.bool_)):
         return int(cell)
-    if isinstance(cell, (int, np.integer)) and not isinstance(cell, np.timedelta64):
+    if isinstance(cell, _TIMES):  # before whole numbers: NumPy counts its timedelta64 among them
+        reason = f'"{shown(cell)}" is a date or time, no number'
+        raise ValueError(reason)  # noqa: TRY004 - the documented one
+    if isinstance(cell, (int, np.integer)):
         return int(cell)
     if isinstance(cell, (float, np.floating)):
         return float(cell)
     if isinstance(cell, decimal.Decimal):
-        return int(cell) if cell.is_finite() and cell == cell.to_integral_value() else float(cell)
+        is_whole = cell.is_finite() and cell == cell.to_integral_value()
+        return int(cell) if is_whole and cell.adjusted() < _FLOAT_DIGITS else float(cell)
     if isinstance(cell, str):
-        text = cell.strip()
-        if _WHOLE.fullmatch(text):
-            digits = text.lstrip("+-0")
-            if len(digits) > _FLOAT_DIGITS:  # int() of a very long text is slow, and refused
-                return -math.inf if text.startswith("-") else math.inf
-            if not digits:  # Arrow writes the float -0.0 so
-                return -0.0 if text.startswith("-") else 0
-            return -int(digits) if text.startswith("-") else int(digits)
-        if _REAL.fullmatch(text):
-            return float(text)
-        if text.lower() in _FLAGS:
-            return _FLAGS[text.lower()]
+        number = _number_in(cell.strip())
+        if number is not None:
+            return number
         reason = f'"{shown(cell)}" is no number'
-    elif isinstance(cell, _TIMES):
-        reason = f'"{shown(cell)}" is a date or time, no number'
     else:
         reason = f"a {type(cell).__name__} is no number"
     raise ValueError(reason)
+
+
+def _number_in(text: str) -> int | float | None:
+    """Return the number that a text is; None where it is none."""
+    if _WHOLE.fullmatch(text):
+        digits = text.lstrip("+-0")
+        is_negative = text.startswith("-")
+        if not digits:  # Arrow writes the float -0.0 as -0
+            return -0.0 if is_negative else 0
+        if len(digits) > _FLOAT_DIGITS:  # int() of a very long text is slow, and refused
+            return -math.inf if is_negative else math.inf
+        return -int(digits) if is_negative else int(digits)
+    if _REAL.fullmatch(text):
+        return float(text)
+    return _FLAGS.get(text.lower())
 
 
 def as_flag(cell: object) -> float:
@@ -142,20 +152,22 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
     Raises:
         ValueError: If the kind cannot hold it; the message says why.
     """
-    if number != number:
+    if isinstance(number, float) and math.isnan(number):
         raise ValueError("NaN, expected a number")
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         is_whole = isinstance(number, int) or (math.isfinite(number) and number == int(number))
         if not is_whole or not bounds.min <= number <= bounds.max:
-            raise ValueError(f"{number} is no {dtype}")
+            raise ValueError(f"{shown(number)} is no {dtype}")
         return dtype.type(int(number))
     if dtype.kind == "b":
         if number not in (0, 1):
-            raise ValueError(f"{number} is neither 0 nor 1")
+            raise ValueError(f"{shown(number)} is neither 0 nor 1")
         return np.bool_(number)
     if isinstance(number, int) and exact and not exactly_held(number, dtype):
-        raise ValueError(f"the whole number {number} cannot be held by {dtype} without rounding")
+        raise ValueError(
+            f"the whole number {shown(number)} cannot be held by {dtype} without rounding"
+        )
     try:
         # by way of float64, as columns go: one rounding more could move the last bit
         wide = np.float64(number)
@@ -164,5 +176,9 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
     with np.errstate(over="ignore"):
         found = dtype.type(wide)
     if not np.isfinite(found):
-        raise ValueError("infinite" if math.isinf(number) else f"{number} is too large for {dtype}")
+        raise ValueError(
+            "infinite"
+            if number in (math.inf, -math.inf)
+            else f"{shown(number)} is too large for {dtype}"
+        )
     return found

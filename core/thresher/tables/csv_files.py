@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,7 +22,10 @@ __all__ = ["CSV_SUFFIXES", "CsvOptions", "csv_columns", "csv_rows", "line_of"]
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 """Of the files that are read as CSV, also behind them ``.gz``, ``.bz2`` or ``.zst``."""
 
+_LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 _BLOCK_BYTES = 1 << 22
+_STEP_BYTES = 1 << 16
+_LONGEST_ROW_BYTES = 1 << 25
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -143,7 +147,8 @@ def csv_rows(
     delimiter = options.delimiter_of(path)
     check = QuoteCheck(path, delimiter, len(held)) if options.quoting else None
     with contextlib.ExitStack() as stack:
-        checked = _Checked(stack.enter_context(_text_stream(path, system, options)), check)
+        stream = stack.enter_context(_text_stream(path, system, options))
+        checked = _Checked(stream, check, path)
         try:
             reader = stack.enter_context(
                 pacsv.open_csv(
@@ -175,7 +180,7 @@ def _numbered(
     """Yield a reader's rows with their positions in the file, the lines that are no rows among."""
     import pyarrow as pa
 
-    position = 0
+    position, names = 0, [field.name for field in reader.schema]
     while True:
         try:
             whole = reader.read_next_batch()
@@ -183,13 +188,13 @@ def _numbered(
             checked.raise_error()
             if bad:
                 rejects = [_reject(line, num_before) for line in bad]
-                yield Rows(columns={}, num_rows=0, first_row=position, rejects=rejects)
+                empty = dict.fromkeys(names, pa.array([], pa.binary()))
+                yield Rows(columns=empty, num_rows=0, first_row=position, rejects=rejects)
             return
         except pa.ArrowInvalid as error:
             checked.raise_error()
             raise _broken(path, error) from error
         checked.raise_error()
-        names = whole.schema.names
         for start in range(0, whole.num_rows, chunk_rows):
             batch = whole.slice(start, chunk_rows)
             end = position + batch.num_rows
@@ -313,12 +318,18 @@ class _Recoded:
 
 
 class _Checked(io.RawIOBase):
-    """A stream whose quotes are looked at as it is read; Arrow gets no wrong rows to see."""
+    """A stream in blocks of whole rows, whose quotes are looked at; Arrow sees no wrong rows.
 
-    def __init__(self, source: Any, check: QuoteCheck | None) -> None:
+    Arrow 25 loses a byte, or takes quotes for text, where a block ends within a cell of several
+    lines (https://github.com/apache/arrow/issues/51368).
+    """
+
+    def __init__(self, source: Any, check: QuoteCheck | None, path: str) -> None:
         super().__init__()
-        self._source, self._check = source, check
+        self._source, self._check, self._path = source, check, path
         self._error: DataError | None = None
+        self._rest = b""
+        """What was read of the row that the next block begins with."""
 
     def readable(self) -> bool:
         """Return that it can be read."""
@@ -329,15 +340,48 @@ class _Checked(io.RawIOBase):
         if self._error is not None:
             return b""
         try:
-            data = bytes(self._source.read(size if size is not None else -1))
-            if data[-1:] not in (b"", b"\n", b"\r"):
-                data += self._source.read(1) or b"\n"  # Arrow refuses a header alone without it
-            if self._check is not None:
-                self._check.block(data) if data else self._check.end()
+            return self._whole_rows(size if size is not None else -1)
         except DataError as error:  # Arrow would wrap it
             self._error = error
             return b""
-        return data
+
+    def _whole_rows(self, size: int) -> bytes:
+        """Return about as many bytes, up to the end of a row.
+
+        Raises:
+            DataError: If quotes do not pair up, or a row is longer than any can be.
+        """
+        block: list[bytes] = []
+        num_bytes = 0
+        while num_bytes + len(self._rest) <= _LONGEST_ROW_BYTES + max(size, 0):
+            data = bytes(self._source.read(size if not block else min(size, _STEP_BYTES)))
+            if not data:
+                return b"".join([*block, self._last_rows()])
+            self._rest += data
+            # a CR at the end may be half of a line end
+            end = max(self._rest.rfind(b"\n"), self._rest.rfind(b"\r", 0, -1)) + 1
+            if not end:
+                continue
+            rows, self._rest = self._rest[:end], self._rest[end:]
+            block.append(rows)
+            num_bytes += end
+            if self._check is not None:
+                self._check.block(rows)
+                if self._check.is_open:
+                    continue
+            return b"".join(block)
+        if self._check is not None:
+            self._check.end()  # names the line of a quote that is open
+        raise DataError(f"{self._path}: a row is longer than {_LONGEST_ROW_BYTES:,} bytes")
+
+    def _last_rows(self) -> bytes:
+        rows, self._rest = self._rest, b""
+        if rows and not rows.endswith((b"\n", b"\r")):
+            rows += b"\n"  # Arrow refuses a header alone without it
+        if self._check is not None:
+            self._check.block(rows)
+            self._check.end()
+        return rows
 
     def raise_error(self) -> None:
         """Raise what was found."""
@@ -347,8 +391,6 @@ class _Checked(io.RawIOBase):
 
 def _broken(path: str, error: Exception) -> DataError:
     reason, _, _ = str(error).partition("\n")
-    if "straddl" in reason:
-        reason = f"a row is longer than {_BLOCK_BYTES:,} bytes"
     return DataError(f"{path} cannot be read: {reason}")
 
 
@@ -392,8 +434,11 @@ def _lines(source: Any) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest = ""
     while data := source.read(1 << 20):
-        lines = (rest + decoder.decode(data)).splitlines(keepends=True)
-        rest = lines.pop() if lines else ""
+        # not splitlines(), for which a vertical tab and U+2028 end a line
+        lines = _LINE_END.split(rest + decoder.decode(data))
+        rest = lines.pop()
+        if not rest and lines and lines[-1].endswith("\r"):
+            rest = lines.pop()  # an LF may follow
         yield from lines
     if rest:
         yield rest

@@ -19,6 +19,7 @@ from thresher.errors import DataError, unknown_name
 from thresher.tables.categories import category_ids
 from thresher.tables.cells import shown
 from thresher.tables.numbers import (
+    Fill,
     is_finite,
     is_list,
     is_number,
@@ -299,7 +300,7 @@ class InputMaker:
         elif name in spec.columns and (set(spec.columns[name]) <= {*columns}):
             found = spec.columns[name]
         elif name in columns:
-            return (name,)
+            found = (name,)
         elif name in spec.columns:
             self.columns[name] = spec.columns[name]
             self._check_held(name, columns)
@@ -336,10 +337,14 @@ class InputMaker:
             kind = getattr(cells[0], "type", None)
             if kind is not None and _is_raw(kind, tensor):
                 return raw_array(cells[0], columns[0], shape, tensor.dtype, reject), None
-            if kind is None and any(_is_array(cell) for cell in cells[0]):
-                return _object_lists(cells[0], columns[0], shape, tensor.dtype, reject), None
+            fill = spec.fill_of(columns[0])
+            is_list_input = is_fixed and math.prod(shape) != 1
+            if kind is None and (is_list_input or any(_is_array(cell) for cell in cells[0])):
+                array, lengths = _object_lists(
+                    cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
+                )
+                return array, None if is_fixed else lengths
             if kind is not None and is_list(kind):
-                fill = spec.fill_of(columns[0])
                 array, lengths = list_arrays(
                     cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
                 )
@@ -352,8 +357,9 @@ class InputMaker:
         for column, cells_N in zip(columns, cells, strict=True):
             fill = spec.fill_of(column)
             if column in spec.widths:
+                of_lists = list_arrays if hasattr(cells_N, "type") else _object_lists
                 width = (spec.widths[column],)
-                lists, _ = list_arrays(
+                lists, _ = of_lists(
                     cells_N, column, width, tensor.dtype, reject, fill=fill, exact=spec.exact
                 )
                 parts_WN += [*lists.T]
@@ -481,29 +487,45 @@ def _object_lists(
     shape: Sequence[int],
     dtype: np.dtype[Any],
     reject: RejectRow,
-) -> Array:
-    """Return arrays or lists in memory, one a row, as an input [n, ...]; nothing is reshaped."""
+    *,
+    fill: Fill,
+    exact: bool,
+) -> tuple[Array, Array]:
+    """Return arrays or lists in memory, one a row, as an input [n, ...]; nothing is reshaped.
+
+    Also returns the length of each row's last axis, int64 [n].
+    """
     found: dict[int, Array] = {}
     for row, cell in enumerate(cells):
         try:
-            found[row] = _object_list(cell, column, shape, dtype)
+            found[row] = _object_list(cell, column, shape, dtype, fill, exact)
         except (ValueError, TypeError) as error:
             reject(row, str(error), column)
-    size = [max([array.shape[at] for array in found.values()] or [1]) for at in range(len(shape))]
+    size = [
+        max([array.shape[at] for array in found.values()] or [1]) if axis == -1 else axis
+        for at, axis in enumerate(shape)
+    ]
     arrays = np.zeros((len(cells), *size), dtype=dtype)
+    lengths = np.zeros(len(cells), dtype=np.int64)
     for row, array in found.items():
         arrays[row][tuple(slice(length) for length in array.shape)] = array
-    return arrays
+        lengths[row] = array.shape[-1]
+    return arrays, lengths
 
 
-def _object_list(cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    array = np.asarray(cell)
+def _object_list(
+    cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[Any], fill: Fill, exact: bool
+) -> Array:
+    # NumPy would make floats of whole numbers next to a real one
+    array = cell if isinstance(cell, np.ndarray) else np.asarray(cell, dtype=object)
     fits = len(shape) == array.ndim and all(
-        want in (-1, got) for want, got in zip(shape, array.shape, strict=True)
+        want == got or (want == -1 and got) for want, got in zip(shape, array.shape, strict=True)
     )
     if not fits:
         raise ValueError(f"shape {list(array.shape)}, expected {list(shape)}")
-    return number_array(array.reshape(-1).tolist(), column, dtype, _raise).reshape(array.shape)
+    numbers = array.reshape(-1).tolist()
+    found = number_array(numbers, column, dtype, _raise, fill=fill, exact=exact)
+    return found.reshape(array.shape)
 
 
 def _is_array(cell: object) -> bool:

@@ -94,8 +94,12 @@ def _arrow_table(data: Any, where: str) -> Any:
         check_columns((), names, where)
         try:
             return pa.Table.from_pandas(data, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"{where}: a column mixes kinds: {error.args[0]}") from error
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"{where}: a column mixes kinds, or holds one that Arrow has not: {error.args[0]}"
+                if isinstance(error, pa.ArrowException)
+                else f"{where}: a column cannot be read: {error}"
+            ) from error
     if hasattr(data, "__arrow_c_stream__"):
         return pa.table(data)
     raise DataError(

@@ -390,6 +390,14 @@ def list_arrays(
         cells = cells.combine_chunks()
     if isinstance(cells.type, pa.FixedShapeTensorType):
         cells = _in_logical_order(cells)
+    depth = _depth(cells.type)
+    if depth not in (1, len(shape)):
+        for row in range(len(cells)):
+            reject(
+                row, f"lists in {depth} levels, expected {len(shape)}: {list(shape)} a row", column
+            )
+        sizes = [1 if axis == -1 else axis for axis in shape]
+        return np.zeros((len(cells), *sizes), dtype=dtype), np.zeros(len(cells), dtype=np.int64)
     fits, lengths, level, parents = _flattened(cells, column, shape, reject)
 
     def reject_row(at: int, reason: str, name: str | None) -> None:
@@ -456,27 +464,17 @@ def _in_logical_order(cells: Any) -> Any:
     """Return tensors as lists of lists in the order of their axes, not in that of their storage."""
     import pyarrow as pa
 
-    storage = cells.storage
-    array = _tensor(cells)
-    mask = storage.is_null() if storage.null_count else None
-    found = pa.array(np.ascontiguousarray(array).reshape(-1))
-    for at, size in enumerate(reversed(array.shape[1:])):
-        last = at == array.ndim - 2
-        found = pa.FixedSizeListArray.from_arrays(found, size, mask=mask if last else None)
-    return found
-
-
-def _tensor(cells: Any) -> Array:
-    """Return tensors in the order of their axes, [n, ...]."""
-    import pyarrow as pa
-
     kind, storage = cells.type, cells.storage
-    width = storage.type.list_size
-    values = storage.values.slice(storage.offset * width, len(storage) * width)
-    stored: Array = values.to_numpy(zero_copy_only=False).reshape(len(storage), *kind.shape)
-    order = kind.permutation
-    assert isinstance(kind, pa.FixedShapeTensorType)
-    return stored if order is None else stored.transpose(0, *(axis + 1 for axis in order))
+    width, stored = storage.type.list_size, kind.shape
+    order = kind.permutation or [*range(len(stored))]
+    # taken one by one: by way of NumPy, whole numbers next to a null would become floats
+    within_W = np.arange(width).reshape(stored).transpose(order).reshape(-1)
+    starts_N = (np.arange(len(storage)) + storage.offset) * width
+    found = storage.values.take(_arrow((starts_N[:, None] + within_W).reshape(-1)))
+    for axis in reversed(order[1:]):
+        found = pa.FixedSizeListArray.from_arrays(found, stored[axis])
+    mask = storage.is_null() if storage.null_count else None
+    return pa.FixedSizeListArray.from_arrays(found, stored[order[0]], mask=mask)
 
 
 def _misfit(length: int, axis: int, shape: Sequence[int], depth: int) -> str:
@@ -499,14 +497,17 @@ def raw_array(
         column: Its name.
         shape: The input's axes without the rows.
         dtype: Its kind.
-        reject: Takes the rows that are null, NaN or infinite.
+        reject: Takes the rows that are null, NaN or infinite, or flags other than 0 and 1.
     """
     for row in np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False)):
         reject(int(row), "missing, expected bytes", column)
     width = cells.type.byte_width
     start = cells.offset * width
     content = np.frombuffer(cells.buffers()[1], np.uint8)[start : start + len(cells) * width]
-    found = content.view(dtype).reshape(len(cells), *shape)
+    found: Array = content.view(dtype).reshape(len(cells), *shape)
+    if dtype.kind == "b" and (content > 1).any():
+        for row in np.flatnonzero((content.reshape(len(cells), width) > 1).any(axis=1)):
+            reject(int(row), "a byte is neither 0 nor 1", column)
     if not is_finite(found):
         finite = np.isfinite(found.reshape(len(found), -1)).all(axis=1)
         for row in np.flatnonzero(~finite):

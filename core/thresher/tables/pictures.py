@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ __all__ = ["RESIZE", "decode_picture"]
 
 _MAX_PIXELS = 1 << 27
 """134 million: more than any camera's, and 400 MB of pixels."""
+_BROKEN = (
+    *(OSError, ValueError, TypeError, SyntaxError, LookupError, ArithmeticError),
+    struct.error,  # Pillow 13's, of EXIF data
+)
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 _PLAIN = (
     "1",
@@ -67,7 +72,10 @@ def decode_picture(
         ) from None
     what = f"the picture {picture}" if isinstance(picture, (str, Path)) else "the picture"
     mode = "L" if shape is not None and shape[0] == 1 else "RGB"
-    source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    source: Any = io.BytesIO(picture) if isinstance(picture, (bytes, bytearray)) else picture
+    is_known = isinstance(source, (str, Path, Image.Image)) or hasattr(source, "read")
+    if not is_known:
+        raise DataError(f"a {type(picture).__name__} is no picture; expected a file or its content")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -78,7 +86,7 @@ def decode_picture(
                 f"{_MAX_PIXELS:,}; make it smaller first"
             )
         decoded = _of_mode(ImageOps.exif_transpose(opened), mode, what)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*_BROKEN, Image.DecompressionBombError) as error:
         reason = "not a picture, or cut short" if isinstance(picture, bytes) else error
         raise DataError(f"{what} cannot be decoded: {reason}") from error
     if size is not None:

@@ -44,6 +44,11 @@ class QuoteCheck:
         self._closed_at_end = False
         """Whether the block before ended with a quote that may have closed a cell."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the bytes so far end within a cell."""
+        return self._open is not None and not self._closed_at_end
+
     def block(self, data: bytes) -> None:
         """Look at the next bytes.
 

@@ -34,14 +34,14 @@ def column_types(part: Part, system: Any, csv: CsvOptions | None = None) -> dict
             return {FILE_COLUMN: pa.string()}
         if part.form == "csv":
             names = csv_columns(part.path, system, csv or CsvOptions())
-            return partition | dict.fromkeys(names, pa.binary())
+            return dict.fromkeys(names, pa.binary()) | partition
         if part.form == "arff":
             return arff_header(part.path, system).arrow_types()
         if part.form in ("npz", "npy"):
             return {name: _array_type(array) for name, array in _arrays(part, system).items()}
         schema = part.schema if part.schema is not None else _schema(part, system)
         check_columns((), schema.names, part.path)
-        return partition | {field.name: field.type for field in schema}
+        return {field.name: field.type for field in schema} | partition
 
 
 def read_rows(
@@ -194,7 +194,8 @@ def _arrow(part: Part, system: Any, columns: list[str], chunk_rows: int) -> _Chu
 def _array_type(array: Any) -> Any:
     import pyarrow as pa
 
-    kind = pa.string() if array.dtype.kind in "SU" else pa.from_numpy_dtype(array.dtype)
+    texts = {"S": pa.binary(), "U": pa.string()}
+    kind = texts.get(array.dtype.kind) or pa.from_numpy_dtype(array.dtype.newbyteorder("="))
     for size in reversed(array.shape[1:]):
         kind = pa.list_(kind, size)
     return kind
@@ -223,9 +224,8 @@ def _npz(part: Part, system: Any, columns: list[str], chunk_rows: int) -> _Chunk
     for start in range(0, num_rows, chunk_rows):
         found = {}
         for name in columns:
-            some = np.ascontiguousarray(arrays[name][start : start + chunk_rows])
-            if some.dtype.kind == "S":
-                some = np.char.decode(some, "utf-8")
+            some = arrays[name][start : start + chunk_rows]
+            some = np.ascontiguousarray(some, some.dtype.newbyteorder("="))
             cells = pa.array(some.reshape(-1))
             for size in reversed(some.shape[1:]):
                 cells = pa.FixedSizeListArray.from_arrays(cells, size)

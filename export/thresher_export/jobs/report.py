@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thresher.durable import replace_durably
-from thresher.errors import PublishError
+from thresher.errors import PublishError, counted
 
 __all__ = ["Cause", "JobReport", "Outcome", "Status", "report_files", "write_report"]
 
@@ -79,7 +79,7 @@ class JobReport:
     def summary(self) -> str:
         """Return the counts as a sentence."""
         counts = ", ".join(f"{number:,} {status}" for status, number in self.counts.items())
-        return f"{len(self.outcomes):,} versions in {self.seconds:,.1f} s: {counts}"
+        return f"{counted(len(self.outcomes), 'version')} in {self.seconds:,.1f} s: {counts}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values for JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from thresher.agreement import Deviation
+from thresher.errors import counted
 from thresher.page import figures_html, html_page
 from thresher_export.parity.chart import Series, decades
 from thresher_export.parity.report import Check, ParityReport
@@ -137,7 +138,7 @@ def _margins(report: ParityReport) -> str:
         title="Margin to the threshold by label",
     )
     near = sum(record.margin <= record.band_half_width for record in labels)
-    said = f"{near:,} label(s) have a row inside." if near else "No label has a row inside."
+    said = f"Inside: a row of {counted(near, 'label')}." if near else "No label has a row inside."
     return (
         "<h2>Margin to the threshold</h2><p class='key'>Distance in probability:"
         '<span class="a">from the nearest row to the threshold</span>'
@@ -202,7 +203,7 @@ def _notes(report: ParityReport) -> str:
         (
             f"Logits may differ by {limits.logits_atol:g} + {limits.logits_rtol:g} of their size, "
             f"probabilities by {limits.probabilities_atol:g}, a label's F1 by "
-            f"{limits.f1_change:g} or by what {limits.f1_rows} row(s) can move it."
+            f"{limits.f1_change:g} or by what {counted(limits.f1_rows, 'row')} can move it."
         ),
         *report.notes,
     ]

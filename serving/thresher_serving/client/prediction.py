@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import FloatArray
-from thresher.errors import DataError, MissingExtraError, ServerError
+from thresher.errors import DataError, MissingExtraError, ServerError, counted
+from thresher.terminal import printable
 from thresher_serving.client.canary import is_canary, without_canary
 from thresher_serving.client.metadata import ModelMetadata
 
 __all__ = ["NamedLabel", "Prediction", "prediction_of"]
 
 Array = npt.NDArray[Any]
+
+_EDGE_ROWS, _MOST_SHOWN = 3, 6
+"""How many rows at each end, and labels of a row, a printed answer shows."""
 
 
 class NamedLabel(NamedTuple):
@@ -27,7 +31,7 @@ class NamedLabel(NamedTuple):
     threshold: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Prediction:
     """What one version of a model says about N rows and L labels."""
 
@@ -57,6 +61,18 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def __repr__(self) -> str:
+        """Return a few rows with their labels, however many there are."""
+        number = len(self)
+        canary = ", a canary" if self.is_canary else ""
+        size = f"{counted(number, 'row')} x {counted(len(self.label_names), 'label')}"
+        head = f"<Prediction by {self.model_name} version {self.model_version}{canary}: {size}"
+        shown: list[int | None] = list(range(number))
+        if number > 2 * _EDGE_ROWS:  # the middle is left out, as NumPy does
+            shown = [*range(_EDGE_ROWS), None, *range(number - _EDGE_ROWS, number)]
+        lines = ["..." if row is None else f"{row}: {self._shown(row)}" for row in shown]
+        return printable("\n  ".join([head, *lines]) + ">")
 
     def named(self, row: int, *, every: bool = False) -> list[NamedLabel]:
         """Return the labels that a row has, with their probabilities and thresholds.
@@ -139,6 +155,14 @@ class Prediction:
             raise MissingExtraError(
                 "a data frame needs the package pandas; install it with: pip install pandas"
             ) from None
+
+    def _shown(self, row: int) -> str:
+        """Return a row's labels on one line, the most probable first."""
+        labels = sorted(self.named(row), key=lambda label: -label.probability)
+        texts = [f"{label.name} {label.probability:.3f}" for label in labels[:_MOST_SHOWN]]
+        if len(labels) > _MOST_SHOWN:
+            texts.append(f"and {len(labels) - _MOST_SHOWN} more")
+        return ", ".join(texts) or "no label"
 
     def _named(self, row: int, at: int) -> NamedLabel:
         limit = None if self.thresholds is None else float(self.thresholds[at])

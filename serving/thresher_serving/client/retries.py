@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from thresher.errors import ConfigError
+from thresher_serving.connection import checked_timeout
 
 __all__ = ["Deadline", "Endpoints", "Retries"]
 
@@ -39,7 +41,8 @@ class Retries:
     """The longest pause of all, in seconds."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.base_s < 0 or self.cap_s < 0:
+        are_pauses = all(0 <= pause_s < math.inf for pause_s in (self.base_s, self.cap_s))
+        if not self.attempts >= 1 or not are_pauses:
             raise ConfigError(
                 f"retries: attempts is {self.attempts}, base_s {self.base_s:g}, cap_s "
                 f"{self.cap_s:g}; expected at least 1, 0 and 0"
@@ -56,10 +59,17 @@ class Deadline:
 
     Args:
         timeout_s: Seconds from now.
+
+    Raises:
+        ConfigError: If that is no time a call can keep to.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._end = time.monotonic() + timeout_s
+        self._end = time.monotonic() + checked_timeout(timeout_s)
+
+    def half(self) -> Deadline:
+        """Return one that is over after half of the time that is left."""
+        return Deadline(max(self.left_s / 2, 1e-9))
 
     @property
     def left_s(self) -> float:

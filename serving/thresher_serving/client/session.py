@@ -97,10 +97,9 @@ class Session:
         """
         choice = partial(batching.checked_outputs, outputs=outputs)
         if version is None and (canary := await self._canary(model, deadline)) is not None:
-            half = Deadline(deadline.left_s / 2)
             try:
                 by, arrays = await self._infer_as(
-                    canary, canary.version, inputs, choice, half, allow_nonfinite
+                    canary, canary.version, inputs, choice, deadline.half(), allow_nonfinite
                 )
                 return prediction_of(by, arrays)
             except DataError:  # what serves may take it, or says what is wrong with it

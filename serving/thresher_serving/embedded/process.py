@@ -18,7 +18,8 @@ from types import FrameType
 
 import psutil
 
-from thresher.errors import ServerError
+from thresher.errors import ConfigError, ServerError
+from thresher_serving.connection import MOST_PORT
 from thresher_serving.embedded.hidden_arguments import start_hidden
 
 __all__ = [
@@ -57,8 +58,16 @@ def choose_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
         wanted: A port for each option, such as ``{"--grpc-port": 8001}``.
 
     Raises:
+        ConfigError: If one is no port, or two are the same.
         ServerError: If a port is in use; the message names it and its option.
     """
+    for option, port in wanted.items():
+        if not 0 <= port <= MOST_PORT:
+            raise ConfigError(f"{option} is {port}, expected 0 to {MOST_PORT}; 0 takes a free one")
+    fixed = [port for port in wanted.values() if port]
+    if len(set(fixed)) < len(fixed):
+        given = ", ".join(f"{option} {port}" for option, port in wanted.items())
+        raise ConfigError(f"each port serves one thing; got {given}")
     with contextlib.ExitStack() as stack:
         chosen: dict[str, int] = {}
         for option, port in wanted.items():
@@ -73,8 +82,6 @@ def choose_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
                     f"port {port} on {host} cannot be used: {error.strerror}. Choose another with "
                     f"{option} (0 takes a free one), or stop what uses it: thresher stop"
                 ) from None
-            except OverflowError:
-                raise ServerError(f"{option} is {port}, expected 0 to 65535") from None
             chosen[option] = int(probe.getsockname()[1])
         return chosen
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from thresher.errors import RuntimeUnavailableError
+from thresher.terminal import console, printable
 from thresher_serving.embedded.runtime_platform import (
     ELSEWHERE,
     NUMPY_VERSION,
@@ -280,11 +281,11 @@ def _reporter(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
     elif sys.stderr.isatty():
-        from rich.console import Console
+        from rich.text import Text
 
-        with Console(stderr=True).status("looking for the Triton server") as status:
-            yield status.update
+        with console(stderr=True).status("looking for the Triton server") as status:
+            yield lambda line: status.update(Text(line))
     else:
         import click
 
-        yield lambda line: click.echo(line, err=True)
+        yield lambda line: click.echo(printable(line), err=True)

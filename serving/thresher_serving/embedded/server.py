@@ -15,6 +15,7 @@ from pathlib import Path
 
 from thresher.errors import NotFoundError, ServerError, unknown_name
 from thresher_serving import control
+from thresher_serving.connection import checked_timeout
 from thresher_serving.embedded import process
 from thresher_serving.embedded.command import check_host, server_command
 from thresher_serving.embedded.public import Public
@@ -77,11 +78,14 @@ def start_server(
             watches the server ends it, and has the model loaded anew.
 
     Raises:
+        ConfigError: If a time-out or a port is none.
         NotFoundError: If there is no such repository, or no such model in it.
         ServerError: If one runs already, a port is in use, the server dies or is not ready in
             time, or not one model could be loaded. No process is left behind.
     """
     check_host(host, public)
+    checked_timeout(timeout_s)
+    checked_timeout(hung_s, "hung_s")
     wanted = _wanted_models(repository, models)
     if state_dir is not None and (other := running_server(state_dir)):
         raise ServerError(

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 from thresher.errors import ServerError
+from thresher.terminal import printable
 from thresher_serving import control
 from thresher_serving.connection import Connection
 from thresher_serving.embedded import process
@@ -175,10 +176,10 @@ class RunningServer:
                 Path(self.log_file).open(encoding="utf-8", errors="replace") as log,
             ):
                 while self.is_alive():
-                    out.write(log.read())
+                    out.write(printable(log.read()))
                     out.flush()
                     time.sleep(0.1)
-                out.write(log.read())
+                out.write(printable(log.read()))
         except KeyboardInterrupt:
             self.stop()
             return

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from thresher.errors import DataError
+from thresher.errors import DataError, counted
 from thresher.observations import Observations
 from thresher.scores import ScoreHistograms, bin_edges
 from thresher_serving.monitoring.features import is_resolved, moments, paired_features
@@ -298,9 +298,9 @@ def _notes(window: Window, baseline: Window, num_paired: int) -> Iterator[str]:
     missing = int(np.count_nonzero(known.positives_L == 0))
     if missing:
         yield (
-            f"{missing} label(s) were given to no row of validation: that they are given now is "
+            f"{counted(missing, 'label')} given to no row of validation: what is given now is "
             "found only where it is more often than chance would hide there"
         )
     apart = len(known.feature_names) + len(seen.feature_names) - 2 * num_paired
     if apart:
-        yield f"{apart} input feature(s) are known on one side alone and were not compared"
+        yield (f"{counted(apart, 'input feature')} known on one side alone, and not compared")

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from thresher.errors import counted
 from thresher.page import figures_html, html_page
 from thresher_serving.monitoring.drift import Drift, Finding
 
@@ -40,9 +41,9 @@ def drift_page(drifts: Sequence[Drift], plots: Sequence[Mapping[str, bytes]]) ->
     if len(drifts) == 1:
         verdict = _verdict(drifts[0])
     elif raised:
-        verdict = f"In {len(raised)} of {len(drifts)} windows something moved"
+        verdict = f"In {len(raised)} of {counted(len(drifts), 'window')} something moved"
     else:
-        verdict = f"Nothing moved in {len(drifts)} windows"
+        verdict = f"Nothing moved in {counted(len(drifts), 'window')}"
     many = len(drifts) > 1
     title = f"Drift of {drifts[0].window.title}"
     body = [

@@ -10,7 +10,7 @@ from operator import add
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from thresher.errors import DataError, NotFoundError
+from thresher.errors import DataError, NotFoundError, counted
 from thresher.observations import BASELINE_FILE, Observations
 from thresher.published_models import PublishedModels
 from thresher_serving.scoring.folder import OBSERVATIONS_FILE, REPORT_FILE, OutputFolder
@@ -128,7 +128,7 @@ def read_window(given: str | Path) -> Window:
         labels=report["labels"],
         observations=found,
         num_rejected=report["rejected"],
-        notes=(f"{len(broken)} file(s) could not be read, the first: {broken[0]}",)
+        notes=(f"{counted(len(broken), 'file')} could not be read, the first: {broken[0]}",)
         if broken
         else (),
     )

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from thresher_serving.connection import checked_timeout
+
 __all__ = ["Alias", "Progress", "Rollout", "RolloutOptions", "label_change"]
 
 Progress = Callable[[str], None]
@@ -24,7 +26,11 @@ class Alias(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutOptions:
-    """What a rollout may do, and how long."""
+    """What a rollout may do, and how long.
+
+    Raises:
+        ConfigError: If the time-out is none.
+    """
 
     allow_label_change: bool = False
     """Whether the labels may be others, or in another order, than those of what serves now."""
@@ -34,6 +40,9 @@ class RolloutOptions:
 
     timeout_s: float = 120.0
     """How long the server may take to load the version."""
+
+    def __post_init__(self) -> None:
+        checked_timeout(self.timeout_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

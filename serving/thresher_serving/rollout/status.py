@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from thresher.certificate import CERTIFICATE_FILE
-from thresher.errors import NotFoundError, ParityError, ServerError, ThresherError
+from thresher.errors import ConfigError, NotFoundError, ParityError, ServerError, ThresherError
 from thresher.repository import CONFIG_FILE, ModelRepository
 from thresher_serving import control
 from thresher_serving.client.canary import canary_of
@@ -85,6 +85,9 @@ class StatusReader:
         where: The server.
         repository: The repository that it reads; None where that is not on this machine.
         metrics_url: Where it exports metrics; None where that is not known.
+
+    Raises:
+        ConfigError: If an address is none.
     """
 
     def __init__(
@@ -96,6 +99,10 @@ class StatusReader:
     ) -> None:
         self._where = as_connection(where)
         self._repository = repository
+        if metrics_url is not None and not Connection(url=metrics_url).is_http:
+            raise ConfigError(
+                f'"{metrics_url}" is no address of metrics; expected http://HOST:PORT/metrics'
+            )
         self._metrics_url = metrics_url
         self._proofs: dict[tuple[str, int], tuple[int, str]] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from thresher.errors import counted
 from thresher.page import figures_html, html_page
 
 __all__ = ["report_page"]
@@ -29,13 +30,14 @@ def report_page(told: dict[str, Any]) -> str:
     """
     rows = told["rows"]
     title = f"Scored by {told['model']}/{told['version']}"
-    figures = (
+    figures = [
         (f"{rows['read']:,}", "rows read"),
         (f"{rows['scored']:,}", "scored"),
         (f"{rows['rejected']:,}", "rejected"),
-        (f"{told['parts']:,}", "parts"),
-        (f"{told['run']['rows_per_s']:,.0f}", "rows a second"),
-    )
+        (f"{told['parts']:,}", "part" if told["parts"] == 1 else "parts"),
+    ]
+    if told["run"]["rows_per_s"]:
+        figures.append((f"{told['run']['rows_per_s']:,.0f}", "rows a second"))
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(told["input"])}</p>',
@@ -85,7 +87,7 @@ def _labels(labels: list[dict[str, Any]]) -> str:
             + f'<td class="rates">{_bar(label["rate"], before, highest)}</td></tr>'
         )
     more = len(labels) - len(lines)
-    rest = f'<p class="soft">and {more} labels more</p>' if more > 0 else ""
+    rest = f'<p class="soft">and {counted(more, "label")} more</p>' if more > 0 else ""
     key = '<p class="key"><i></i>these rows'
     key += '<i class="tick"></i>validation</p>' if knows else "</p>"
     told = "<th class='number'>validation</th>" if knows else ""

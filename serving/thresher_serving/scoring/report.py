@@ -75,10 +75,20 @@ class ScoringReport:
         }
 
 
+def _run_before(folder: OutputFolder) -> Any:
+    """Return what the report of the run before says of that; None where there is none."""
+    try:
+        return json.loads(folder.read(REPORT_FILE) or b"{}").get("run")
+    except (ValueError, AttributeError):  # another's file, or half of one
+        return None
+
+
 def write_report(
     report: ScoringReport, folder: OutputFolder, baseline: Observations | None
 ) -> None:
     """Write the report beside the parts.
+
+    A job that was done already keeps the figures of the run that did it.
 
     Raises:
         PublishError: If it cannot be written.
@@ -87,8 +97,10 @@ def write_report(
     content["run"] = {
         "seconds": round(report.seconds, 3),
         "rows_read": report.num_read_now,
-        "rows_per_s": round(report.rows_per_s, 1),
+        "rows_per_s": round(report.rows_per_s, 1) if report.num_read_now else None,
         "parts_taken_over": report.num_taken_over,
     }
+    if report.num_taken_over == report.num_parts:  # nothing was left to do: what did it is kept
+        content["run"] = _run_before(folder) or content["run"]
     folder.write(REPORT_PAGE, report_page(content).encode())
     folder.write(REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())

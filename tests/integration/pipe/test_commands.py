@@ -169,7 +169,7 @@ def test_unknown_names_say_what_there_is(published: Path) -> None:
     assert 'did you mean "weather"' in fails("verify", "wether")
     assert "published: [1]" in fails("verify", "weather/7")
     assert "has versions [1]" in fails("export", "models:/weather/7")
-    assert "expected NAME or NAME/VERSION" in fails("verify", "weather/x")
+    assert "expected NAME, NAME/VERSION or NAME@ALIAS" in fails("verify", "weather/x")
 
 
 def test_port_in_use_is_named_with_the_option_that_changes_it(served: Path) -> None:

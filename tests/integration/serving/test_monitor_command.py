@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ def test_the_verdict_stays_where_mlflow_is_out_of_reach(
     assert done.exit_code == 1
     assert "nothing to compare with. MLflow:" in done.output
     assert "Set MLFLOW_TRACKING_URI" in done.output
+
+
+def test_without_mlflow_it_says_that_it_is_not_installed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    done = run("monitor", "--output", store / "same")
+    assert done.exit_code == 0, done.output
+    assert "WARNING: nothing is logged to MLflow: mlflow is not installed here" in done.output
+    assert "does not know" not in done.output
 
 
 def test_a_store_that_takes_no_run_costs_a_warning(store: Path) -> None:

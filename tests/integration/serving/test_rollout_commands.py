@@ -103,7 +103,7 @@ def test_a_rollout_and_a_rollback_move_the_alias_and_show_their_steps(
     ("arguments", "message"),
     [
         (["weather"], "names no version; expected NAME@ALIAS or NAME/VERSION, such as weather@"),
-        (["weather/2", "--to", "127.0.0.1:1"], "no Triton server answers at 127.0.0.1:1"),
+        (["weather/2", "--server", "127.0.0.1:1"], "no Triton server answers at 127.0.0.1:1"),
         (["weather/2", "--alias", "x"], "Registered Model with name=weather not found"),
         (["weather/9"], "unknown registered model"),
         (["weather/2", "--repository", "nowhere"], "nowhere: no such folder; expected the model"),
@@ -116,7 +116,7 @@ def test_what_cannot_be_rolled_out_is_explained(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/empty.db")
     Path("models/other/1").mkdir(parents=True, exist_ok=True)
     Path("models/other/config.pbtxt").write_text('backend: "onnxruntime"')
-    if "--to" in arguments:
+    if "--server" in arguments:
         arguments = [*arguments, "--repository", "models"]
     assert message in said_by(run(rollout, *arguments))
 
@@ -213,7 +213,7 @@ def test_status_shows_percentiles_where_the_server_exports_them(
         with Client(server.grpc_url) as client:
             for _ in range(20):
                 client.predict("m", ROWS)
-        where = ["--to", server.grpc_url, "--metrics", f"http://127.0.0.1:{port}/metrics"]
+        where = ["--server", server.grpc_url, "--metrics", f"http://127.0.0.1:{port}/metrics"]
         (shown,) = json.loads(run(status, *where, "--json").stdout)["versions"]
         percentiles = shown["percentiles_ms"]
         assert 0 < percentiles["0.5"] <= percentiles["0.99"]

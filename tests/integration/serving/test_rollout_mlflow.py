@@ -80,7 +80,7 @@ def thresher(
 def test_an_mlflow_server_killed_in_the_middle_leaves_the_old_version_and_a_rollback_goes_through(
     mlflow: MlflowServer, server: Triton, tmp_path: Path
 ) -> None:
-    where = ["--to", server.grpc_url, "--repository", "models"]
+    where = ["--server", server.grpc_url, "--repository", "models"]
     done = thresher(tmp_path, "rollout", "m@candidate", *where, killed=mlflow.pid)
     assert done.returncode == 1, done.stderr
     assert "Asking MLflow which version m@candidate is" in done.stderr

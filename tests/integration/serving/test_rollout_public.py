@@ -82,7 +82,7 @@ def test_from_elsewhere_the_environment_names_key_and_certificate(
     home: Path, server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    where = ["--to", server.grpc_url, "--repository", str(home / "models")]
+    where = ["--server", server.grpc_url, "--repository", str(home / "models")]
     monkeypatch.setenv("THRESHER_TLS_CA", str(home / "tls.crt"))
     for wrong in (None, "a-wrong-key-of-some-length"):
         if wrong:

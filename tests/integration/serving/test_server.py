@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from thresher.errors import NotFoundError, ServerError
+from thresher.errors import ConfigError, NotFoundError, ServerError
 from thresher_serving import (
     Client,
     RunningServer,
@@ -149,7 +149,7 @@ def test_a_port_in_use_is_named_with_its_option_before_anything_starts(
 def test_a_port_out_of_range_is_refused(
     small: Path, runtime: Runtime, clean: Path, port: int, message: str
 ) -> None:
-    with pytest.raises(ServerError, match=message):
+    with pytest.raises(ConfigError, match=message):
         start_server(small, runtime=runtime, state_dir=clean, grpc_port=port)
 
 

@@ -180,7 +180,7 @@ def test_what_follows_a_model_is_not_rolled_out_itself(server: Triton, root: Pat
         roll_back(repository, f"{NAME}.text", url)
     with pytest.raises(ServerError, match=refusal):
         start_canary(repository, f"{NAME}.text", 2, url, share=0.5)
-    where = ["--to", url, "--repository", str(root)]
+    where = ["--server", url, "--repository", str(root)]
     refused = CliRunner().invoke(rollout, [f"{NAME}.text/7", *where]).exception  # not published
     assert re.search(refusal, str(refused))
 

@@ -138,12 +138,12 @@ def test_diff_counts_flips_on_the_same_rows(log_version: LogVersion) -> None:
         assert row["f1"] == pytest.approx(f1)
         assert row["interval"][0] <= row["change"] <= row["interval"][1]
     shown = thresher("diff", "models:/weather/1", "models:/weather/2").stdout
-    assert "decisions differ" in shown
+    assert "Decisions that differ: " in shown
 
 
 def test_diff_of_a_version_with_itself_is_nothing(log_version: LogVersion) -> None:
     log_version()
-    assert "0 decisions differ" in thresher("diff", URI, "models:/weather/1").stdout
+    assert "Decisions that differ: 0" in thresher("diff", URI, "models:/weather/1").stdout
 
 
 def test_bad_input_registers_nothing(log_version: LogVersion) -> None:

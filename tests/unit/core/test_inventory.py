@@ -55,7 +55,7 @@ def test_listing_needs_no_write_access_and_leaves_no_trace(root: Path) -> None:
 def test_repository_that_is_what_was_proven_passes(root: Path) -> None:
     done = run(root, "verify")
     assert done.exit_code == 0
-    assert "6 versions are what was proven" in done.stdout
+    assert "Proven, byte for byte: 6 versions." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_models_of_somebody_else_are_listed_and_left_alone(root: Path) -> None:
     (root / "open/config.pbtxt").write_text('name: "open"')
     done = run(root, "verify")
     assert done.exit_code == 0
-    assert "1 carry no decision" in done.stdout
+    assert "published by something else: 1." in done.stdout
     assert {entry.model for entry in find_leftovers(ModelRepository(root), keep=0)} == {"m"}
 
 

@@ -102,7 +102,7 @@ def test_a_certificate_goes_with_its_key() -> None:
 def test_a_certificate_that_is_not_there_is_named(url: str, tmp_path: Path) -> None:
     missing = tmp_path / "none.pem"
     with pytest.raises(NotFoundError, match=r"tls: ca .*none\.pem cannot be read"):
-        Client(url, tls=Tls(ca=missing)).wait_ready(timeout_s=0)
+        Client(url, tls=Tls(ca=missing)).wait_ready(timeout_s=0.001)
 
 
 def test_model_control_over_http_is_refused_with_the_next_step() -> None:

@@ -76,7 +76,7 @@ def test_a_rollout_goes_from_pod_to_pod(roll_out: Callable[..., tuple[int, list[
     code, calls = roll_out("digits@champion")
     assert code == 0
     assert [call.split()[:4] for call in calls] == [
-        ["rollout", "digits@champion", "--to", f"10.0.0.{pod}:8001"] for pod in (1, 2, 3)
+        ["rollout", "digits@champion", "--server", f"10.0.0.{pod}:8001"] for pod in (1, 2, 3)
     ]
     for call in calls:
         parse(call.split())
@@ -89,9 +89,9 @@ def test_where_a_pod_refuses_the_ones_before_it_go_back(
     code, calls = roll_out(model, fails="rollout 10.0.0.3:8001")
     assert code == 1
     assert [call.split()[:4] for call in calls[2:]] == [
-        ["rollout", model, "--to", "10.0.0.3:8001"],
-        ["rollback", "digits", "--to", "10.0.0.2:8001"],
-        ["rollback", "digits", "--to", "10.0.0.1:8001"],
+        ["rollout", model, "--server", "10.0.0.3:8001"],
+        ["rollback", "digits", "--server", "10.0.0.2:8001"],
+        ["rollback", "digits", "--server", "10.0.0.1:8001"],
     ]
     for call in calls:
         parse(call.split())

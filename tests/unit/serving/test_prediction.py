@@ -71,3 +71,48 @@ def test_named_lists_a_rows_labels() -> None:
     assert [label.name for label in prediction().named(0)] == ["rain", "fog"]
     assert [label.name for label in prediction().named(1, every=True)] == ["rain", "fog", "snow"]
     assert prediction(thresholds=False).named(0)[0].threshold is None
+
+
+def test_a_printed_answer_stays_short_however_many_rows_and_labels_it_has() -> None:
+    names = tuple(f"label {at}" for at in range(50))
+    probabilities = np.linspace(0, 1, 200 * 50, dtype=np.float32).reshape(200, 50)
+    answer = Prediction(
+        probabilities=probabilities,
+        labels=probabilities >= 0.5,
+        label_names=names,
+        thresholds=None,
+        model_name="weather",
+        model_version=3,
+    )
+    lines = str(answer).splitlines()
+    assert lines[0] == "<Prediction by weather version 3: 200 rows x 50 labels"
+    assert lines[1:5] == ["  0: no label", "  1: no label", "  2: no label", "  ..."]
+    assert lines[-1].startswith("  199: label 49 1.000, label 48 1.000, ")
+    assert lines[-1].endswith("and 44 more>")
+    assert len(lines) == 8
+    assert max(map(len, lines)) < 120
+    assert repr(answer) == str(answer)
+
+
+def test_a_printed_answer_names_few_rows_and_shows_controls_as_text() -> None:
+    answer = Prediction(
+        probabilities=np.float32([[0.25, 0.75]]),
+        labels=np.array([[False, True]]),
+        label_names=("a", "\x1b[31mb"),
+        thresholds=None,
+        model_name="weather",
+        model_version=3,
+        is_canary=True,
+    )
+    assert str(answer) == (
+        "<Prediction by weather version 3, a canary: 1 row x 2 labels\n  0: \\x1b[31mb 0.750>"
+    )
+    empty = Prediction(
+        probabilities=np.zeros((0, 2), np.float32),
+        labels=np.zeros((0, 2), bool),
+        label_names=("a", "b"),
+        thresholds=None,
+        model_name="weather",
+        model_version=3,
+    )
+    assert str(empty) == "<Prediction by weather version 3: 0 rows x 2 labels>"

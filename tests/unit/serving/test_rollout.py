@@ -146,4 +146,4 @@ def test_without_a_server_the_hint_names_the_commands_own_option(
     publish_version(tmp_path / "model_repository", "m", 1)
     for command, arguments in ((rollout, ["m/1"]), (rollback, ["m"]), (status, [])):
         refused = CliRunner().invoke(command, arguments)
-        assert "give --to HOST:PORT" in str(refused.exception)
+        assert "give --server HOST:PORT" in str(refused.exception)

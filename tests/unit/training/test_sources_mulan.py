@@ -60,7 +60,10 @@ def test_a_single_file_is_split_in_three(write, tmp_path):
     ("change", "message"),
     [
         ({"rows": [*ROWS, "1.5,1,0"]}, r"tiny-train\.arff, line 12: Bad @DATA instance format"),
-        ({"rows": [*ROWS, "loud,1,0,1"]}, r"tiny-train\.arff, line 12: Invalid numerical value"),
+        (
+            {"rows": [*ROWS, "loud,1,0,1"]},
+            r'tiny-train\.arff, row 4: column "tempo": "loud" is no number',
+        ),
         ({"rows": [*ROWS, "1,7,0,1"]}, r"tiny-train\.arff, line 12: .*7.* not found in nominal"),
         ({"rows": [*SPARSE_ROWS, "{9 1}"]}, r"tiny-train\.arff, line 12"),
         ({"rows": []}, r"the train split is empty"),

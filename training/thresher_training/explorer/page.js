@@ -46,7 +46,7 @@ function numbers(label, at = label.chosen) {
 
 function visible(text) { // on one line, with nothing hidden
   const signs = { "\n": "\u21b5", "\t": "\u21e5" };
-  return text.replace(/[\u0000-\u001f\u007f]/g, (c) => signs[c] ?? "\ufffd");
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (c) => signs[c] ?? "\ufffd");
 }
 const percent = (x) => `${+(100 * x).toPrecision(3)} %`;
 const brief = (x) => (x > 0 && x < 0.001 ? "<0.1 %" : x > 0.999 && x < 1 ? ">99.9 %" : `${+(100 * x).toFixed(1)} %`);

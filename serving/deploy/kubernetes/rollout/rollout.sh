@@ -14,12 +14,12 @@ print(*(f"{ip.replace(chr(46), chr(45))}.{at}:8001" for ip in sorted(found)))')}
 [ -n "$pods" ] || { echo "no Triton pod is ready" >&2; exit 1; }
 done=
 for pod in $pods; do
-  if thresher rollout "$model" --to "$pod" --repository "$MODEL_REPOSITORY"; then
+  if thresher rollout "$model" --server "$pod" --repository "$MODEL_REPOSITORY"; then
     done="$pod $done"
     continue
   fi
   for earlier in $done; do
-    thresher rollback "$name" --to "$earlier" --repository "$MODEL_REPOSITORY" ||
+    thresher rollback "$name" --server "$earlier" --repository "$MODEL_REPOSITORY" ||
       echo "$earlier still answers with the new version of $name" >&2
   done
   exit 1
