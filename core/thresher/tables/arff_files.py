@@ -52,7 +52,7 @@ class ArffHeader:
         def kind(name: str) -> Any:
             if name in self.texts:
                 return pa.string()
-            if _are_numbers(self.values.get(name, ())):
+            if _as_numbers(self.values.get(name, ())) is not None:
                 return pa.float64()
             return pa.dictionary(pa.int32(), pa.string())
 
@@ -157,6 +157,8 @@ def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int
     """
     header = arff_header(path, system)
     check_columns(columns, header.columns, path)
+    places = {name: header.columns.index(name) for name in columns}
+    numbers_of = {name: _as_numbers(header.values.get(name, ())) for name in columns}
     first_row = 0
     with _lines_of(path, system) as lines:
         head, rows = _head(lines), _rows_of(lines)
@@ -172,10 +174,10 @@ def arff_rows(path: str, system: Any, columns: Sequence[str], *, chunk_rows: int
             kinds = [kind for _, kind in content["attributes"]]
             texts = [at for at, kind in enumerate(kinds) if kind in ("STRING", "DATE")]
             cells_NC, texts_of = _matrix(header, content["data"], texts)
-            found = {}
-            for name in columns:
-                at = header.columns.index(name)
-                found[name] = _column(header, name, texts_of.get(at), cells_NC[:, at])
+            found = {
+                name: _column(name, header, numbers_of[name], texts_of.get(at), cells_NC[:, at])
+                for name, at in places.items()
+            }
             yield Rows(columns=found, num_rows=len(some), first_row=first_row)
             first_row += len(some)
 
@@ -203,8 +205,22 @@ def _matrix(
     return cells_NC, texts
 
 
-def _column(header: ArffHeader, name: str, texts: Sequence[str | None] | None, cells_N: Any) -> Any:
-    """Return a column as an Arrow array."""
+def _column(
+    name: str,
+    header: ArffHeader,
+    numbers: Any,
+    texts: Sequence[str | None] | None,
+    cells_N: Any,
+) -> Any:
+    """Return a column as an Arrow array.
+
+    Args:
+        name: The column.
+        header: The file's header.
+        numbers: Those that are a nominal attribute's values; None where these are none.
+        texts: The cells of a column of texts.
+        cells_N: The cells of others.
+    """
     import pyarrow as pa
 
     if texts is not None:
@@ -212,12 +228,11 @@ def _column(header: ArffHeader, name: str, texts: Sequence[str | None] | None, c
         return found if name in header.texts else _numbers(found)
     if name not in header.values:
         return pa.array(cells_N, from_pandas=True)
-    values = header.values[name]
-    present = ~np.isnan(cells_N)
-    positions = pa.array(np.where(present, cells_N, 0).astype(np.int64), mask=~present)
-    if _are_numbers(values):
-        return pa.array([float(as_number(value)) for value in values], pa.float64()).take(positions)
-    return pa.array(values, pa.string()).take(positions)
+    missing = np.isnan(cells_N)
+    positions = np.where(missing, 0, cells_N).astype(np.int64)
+    if numbers is not None:
+        return pa.array(numbers[positions], mask=missing)
+    return pa.array(header.values[name], pa.string()).take(pa.array(positions, mask=missing))
 
 
 def _numbers(texts: Any) -> Any:
@@ -233,13 +248,12 @@ def _numbers(texts: Any) -> Any:
     return found if is_sure is not False else texts
 
 
-def _are_numbers(values: Sequence[str]) -> bool:
+def _as_numbers(values: Sequence[str]) -> Any:
+    """Return a nominal attribute's values as numbers, None where one is none."""
     try:
-        for value in values:
-            as_number(value)
+        return np.array([as_number(value) for value in values], dtype=np.float64)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def unescaped(name: str) -> str:
