@@ -29,7 +29,7 @@ from thresher_training.sources.splitting import (
     taken_from,
     write_splits,
 )
-from thresher_training.sources.tables import MAX_ROWS, Table, shown_files
+from thresher_training.sources.tables import Table, shown_files
 
 __all__ = ["FixedInputs", "TableData"]
 
@@ -67,7 +67,7 @@ class TableData:
     """What is read besides the tables."""
     further_key: object = None
     """What else the arrays depend on."""
-    max_rows: int = MAX_ROWS
+    max_rows: int | None = None
     """The most rows at once."""
     is_official: bool = False
     """Whether the files are a published split."""

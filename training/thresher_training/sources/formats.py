@@ -26,7 +26,7 @@ from thresher_training.sources.building import FixedInputs, TableData
 from thresher_training.sources.labels import LabelReader
 from thresher_training.sources.learning import InputShape, TableInputs
 from thresher_training.sources.options import SourceOptions, source
-from thresher_training.sources.tables import Table, open_tables
+from thresher_training.sources.tables import MAX_ROWS, Table, open_tables
 
 __all__ = ["arrays", "delimited", "images", "mulan", "ngrams", "parquet", "table", "text"]
 
@@ -221,6 +221,7 @@ def _texts(
         inputs=FixedInputs(columns=(column,), spec=spec, shapes=shapes),
         maker={"text_column": column, **(maker or {})},
         files=files,
+        max_rows=MAX_ROWS,
     ).data_set(**further)
 
 

@@ -187,7 +187,8 @@ class TableInputs:
                 kind.add(cells[kind.column])
             figures.add(cells, reject)
         fills: dict[str, Any] = asked | figures.fills()
-        widths, flagged = self._widths(lists), {}
+        widths = self._widths(lists)
+        flagged: dict[str, tuple[str, ...]] = {}
         shapes = {}
         for name, of in self.by_input.items():
             dtype = kinds[name].dtype if name in kinds else self._dtype(name)

@@ -10,6 +10,7 @@ from typing import Any
 from thresher.errors import DataError, unknown_name
 from thresher.tables.address import Address, address_of, expanded
 from thresher.tables.csv_files import CsvOptions
+from thresher.tables.numbers import is_list
 from thresher.tables.parts import Form, Part, find_parts, form_of
 from thresher.tables.reading import column_types, describe, read_rows
 from thresher.tables.rows import Reject, RejectRow, Rows
@@ -19,6 +20,8 @@ from thresher_training.sources.options import SourceOptions
 __all__ = ["MAX_ROWS", "Table", "open_tables", "read_names", "shown_files", "split_paths"]
 
 MAX_ROWS = 2_048
+"""At once, where rows may be wide."""
+_MAX_NUMBERS = 1 << 19
 
 _HINTS = (
     ("is no number", '; is it a category or an id? categories = ["{0}"] or ignore = ["{0}"]'),
@@ -66,14 +69,22 @@ class Table:
                 )
 
     def rows(
-        self, columns: Sequence[str], *, max_rows: int = MAX_ROWS
+        self, columns: Sequence[str], *, max_rows: int | None = None
     ) -> Iterator[tuple[Part, Rows]]:
         """Yield all rows in order, each chunk with the part that it is of.
+
+        Args:
+            columns: Those that are read.
+            max_rows: The most rows at once; by the columns' number and kind where left out.
 
         Raises:
             DataError: If a file is broken or lacks a column, or a row cannot be read; names it.
         """
         names = list(dict.fromkeys(columns))
+        if max_rows is None:
+            is_wide = any(is_list(self.kinds[name]) for name in names if name in self.kinds)
+            most = _MAX_NUMBERS // max(len(names), 16)
+            max_rows = MAX_ROWS if is_wide else max(MAX_ROWS, most)
         for part in self.parts:
             for rows in self._read(part, names, max_rows):
                 if rows.rejects:
