@@ -20,6 +20,8 @@ __all__ = ["CellLists", "canonical", "cell_lists", "flag_array", "is_flag"]
 
 _NAMES_HINT = 'label_form = "names" takes it as a name'
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_LIST = re.compile(r"^([\[({]|[A-Za-z_.]+\(\s*[\[({'\")])")
+"""How lists begin that are written as text, with the name of a function before them or without."""
 _ELEMENT = re.compile(
     rf"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|{_NUMBER}|True|False|nan)(?=\s|$)"""
 )
@@ -195,7 +197,7 @@ def _of_texts(
     no_value = [word for word in MISSING if word and word not in names]
     absent = pc.is_in(cells, value_set=pa.array(no_value, pa.large_string()))
     cells = pc.if_else(absent, pa.scalar(None, pa.large_string()), cells)
-    written = pc.match_substring_regex(cells, r"^([\[({]|set\()")
+    written = pc.match_substring_regex(cells, _LIST.pattern)
     if form == "names" or not pc.any(written).as_py():
         found = _split(cells, delimiter)
         if form != "multi_hot":
@@ -242,13 +244,14 @@ def _entries(cell: str, delimiter: str, names: frozenset[str]) -> list[Any]:
         ValueError: If it is neither.
     """
     parts = [part.strip() for part in cell.split(delimiter)]
-    if not cell.startswith(("[", "(", "{", "set(")) or all(part in names for part in parts):
+    if _LIST.match(cell) is None or all(part in names for part in parts):
         return parts
     found = _python_list(cell)
     if found is None:
-        if cell.startswith("[") and cell.endswith("]"):
-            raise ValueError("looks like a list, and is none that Python or JSON writes")
-        return parts
+        # (a),(b) may be names; (a,b is none, nor are {a,b} of PostgreSQL and c("a", "b") of R
+        if cell[0] == "(" and all(part.count("(") == part.count(")") for part in parts):
+            return parts
+        raise ValueError("looks like a list, and is none that Python or JSON writes")
     for entry in found:
         if entry is None:
             raise ValueError("is a list with a null")
