@@ -17,7 +17,12 @@ import numpy.typing as npt
 from thresher.decision import Decision, FloatArray
 from thresher.deviation import Deviation, deviation
 from thresher.errors import DataError
-from thresher.tolerances import Tolerances, band_half_widths, tolerances_for
+from thresher.tolerances import (
+    Tolerances,
+    band_half_widths,
+    probability_rounding,
+    tolerances_for,
+)
 
 __all__ = [
     "Agreement",
@@ -171,7 +176,7 @@ def compare(
     *,
     tolerances: Tolerances | None = None,
     targets_NL: FloatArray | None = None,
-    magnitude_N: npt.NDArray[np.float64] | None = None,
+    rounding_NL: npt.NDArray[np.float64] | None = None,
     row_offset: int = 0,
 ) -> Agreement:
     """Return how far ``got`` agrees with ``reference`` on the same rows.
@@ -182,9 +187,10 @@ def compare(
         decision: Names and thresholds; ``got.labels`` must follow from them bit for bit.
         tolerances: How far the outputs may lie apart; FP32's where left out.
         targets_NL: float32 [N, L] of 0, 1 and NaN (unknown): each label's F1 is compared too.
-        magnitude_N: float64 [N], 1 or more, how much larger than real ones a made-up row's inputs
-            are: rounding errors grow with them, so it multiplies the row's absolute tolerances
-            and its band.
+        rounding_NL: float64 [N, L], how far rounding alone may move each logit: where large
+            terms cancel, that is more than the logit's own size tells. It is added to the
+            tolerance of the logit, and what it does to the probability to that of the
+            probability and to the band.
         row_offset: Added to row numbers in reports.
 
     Raises:
@@ -198,16 +204,20 @@ def compare(
             f"{list(shape)}, expected [N, {decision.num_labels}]"
         )
     names, thresholds_L = decision.labels, decision.thresholds
+    in_probability_NL = None
+    if rounding_NL is not None and reference.logits_NL is not None:
+        in_probability_NL = probability_rounding(reference.logits_NL, rounding_NL, decision)
     judged = [
         (
             "probabilities",
             (reference.probabilities_NL, got.probabilities_NL),
-            (tolerances.probabilities_atol, 0.0),
+            (tolerances.probabilities_atol, 0.0, in_probability_NL),
         )
     ]
     if reference.logits_NL is not None and got.logits_NL is not None:
         pair = (reference.logits_NL, got.logits_NL)
-        judged.insert(0, ("logits", pair, (tolerances.logits_atol, tolerances.logits_rtol)))
+        limits = (tolerances.logits_atol, tolerances.logits_rtol, rounding_NL)
+        judged.insert(0, ("logits", pair, limits))
     deviations = tuple(
         deviation(
             output,
@@ -215,16 +225,16 @@ def compare(
             names,
             atol=atol,
             rtol=rtol,
-            magnitude_N=magnitude_N,
+            rounding_NL=added_NL,
             row_offset=row_offset,
         )
-        for output, arrays, (atol, rtol) in judged
+        for output, arrays, (atol, rtol, added_NL) in judged
     )
     has_logits = len(judged) == 2
     band_L = band_half_widths(*judged[0][1], decision, tolerances=tolerances, of_logits=has_logits)
     margin_NL = np.abs(reference.probabilities_NL.astype(np.float64) - thresholds_L)
     flipped_NL = reference.labels_NL != got.labels_NL
-    near_NL = margin_NL <= (band_L if magnitude_N is None else band_L * magnitude_N[:, None])
+    near_NL = margin_NL <= (band_L if in_probability_NL is None else band_L + in_probability_NL)
     outside_NL = flipped_NL & ~near_NL
     at = np.argwhere(outside_NL).tolist() + np.argwhere(flipped_NL & near_NL).tolist()
     flips = tuple(

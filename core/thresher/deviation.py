@@ -71,7 +71,7 @@ def deviation(
     *,
     atol: float,
     rtol: float,
-    magnitude_N: npt.NDArray[np.float64] | None = None,
+    rounding_NL: npt.NDArray[np.float64] | None = None,
     row_offset: int = 0,
 ) -> Deviation:
     """Return the largest difference of one output; NaN and infinity count as such.
@@ -83,17 +83,17 @@ def deviation(
         names: The L labels.
         atol: Absolute tolerance.
         rtol: Tolerance relative to the reference.
-        magnitude_N: float64 [N], 1 or more: multiplies a row's absolute tolerance.
+        rounding_NL: float64 [N, L], added to the tolerance, value by value.
         row_offset: Added to the row number.
     """
     reference, got = reference_NL.astype(np.float64), got_NL.astype(np.float64)
     finite = np.isfinite(reference) & np.isfinite(got)
     same = (reference == got) | (np.isnan(reference) & np.isnan(got))
     nonfinite = ~finite & ~same
-    atol_N1 = atol if magnitude_N is None else atol * magnitude_N[:, None]
+    added = 0.0 if rounding_NL is None else rounding_NL
     with np.errstate(invalid="ignore"):
         difference = np.where(finite, np.abs(got - reference), 0.0)
-        beyond = finite & (difference > atol_N1 + rtol * np.abs(reference))
+        beyond = finite & (difference > atol + rtol * np.abs(reference) + added)
     if nonfinite.any():
         worst = nonfinite.astype(np.float64)
     else:

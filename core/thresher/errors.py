@@ -3,6 +3,7 @@
     ThresherError
     ├── ConfigError            a recipe or another TOML file
     ├── DataError              inputs, targets, pictures, arrays
+    │   └── NotANumberError    rows for which a model gives NaN
     ├── DecisionError          labels, thresholds, calibration
     ├── TrainingError          a network, a loss or a training run
     ├── NotFoundError          a model, version, alias, run or file that does not exist
@@ -20,7 +21,8 @@ The command line prints it and exits with 1; anything else that escapes is our b
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "ConfigError",
@@ -28,6 +30,7 @@ __all__ = [
     "DataError",
     "DecisionError",
     "MissingExtraError",
+    "NotANumberError",
     "NotFoundError",
     "ParityError",
     "PublishError",
@@ -50,6 +53,20 @@ class ConfigError(ThresherError):
 
 class DataError(ThresherError):
     """Inputs or targets are wrong; the message names the row, the column or the file."""
+
+
+class NotANumberError(DataError):
+    """A model gives NaN for some rows, which is no decision.
+
+    Attributes:
+        rows: Their numbers, from 0.
+        prediction: The whole answer: the other rows' are right.
+    """
+
+    def __init__(self, message: str, *, rows: Sequence[int] = (), prediction: Any = None) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+        self.prediction = prediction
 
 
 class DecisionError(ThresherError):

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import logging
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thresher.certificate import file_digest
 from thresher.decision import Decision
-from thresher.errors import NotFoundError, unknown_name
+from thresher.errors import ConfigError, NotFoundError, ParityError, unknown_name
 from thresher.evaluation import EvaluationSplit
 from thresher.model_name import parse_version
 
 __all__ = [
     "DECISION_FILE",
+    "SETTINGS_FILE",
+    "TUNED_ON",
     "ModelVersion",
     "connect",
     "register",
@@ -30,7 +34,18 @@ __all__ = [
 ]
 
 DECISION_FILE = "decision.json"
+SETTINGS_FILE = "decision.toml"
+"""How a tuned version's decision was chosen; a trained one has it in its recipe."""
+
+TUNED_ON = "thresher.tuned_on"
+"""Tag of a version whose thresholds were not chosen on its validation rows: what they were
+chosen on."""
+
+_RECIPE_FILE = "recipe.toml"
 EVALUATION_FOLDER = "evaluation"
+
+_MODEL_DIGEST = "thresher.model_sha256"
+"""Tag of a version: the SHA-256 of its program's file when it was registered."""
 
 _EVALUATION_RUN = "thresher.evaluation_run"
 """Tag of a version that shares another's weights: the run that holds the evaluation rows."""
@@ -71,6 +86,36 @@ class ModelVersion:
         """Return a local folder that holds the MLflow model (``MLmodel``, ``data/model.pt2``)."""
         return self._download(artifact_uri=self.uri)
 
+    def program_file(self) -> Path:
+        """Return a local copy of the logged program (``pt2``), the one that was registered.
+
+        Raises:
+            NotFoundError: If it cannot be read.
+            ParityError: If its bytes are others than when the version was registered.
+        """
+        path = self.model_folder() / "data" / "model.pt2"
+        expected = self.tags.get(_MODEL_DIGEST)
+        if expected is not None and path.is_file() and file_digest(path) != expected:
+            raise ParityError(
+                f"{self.uri}: the program in MLflow ({path}) has other bytes than the one that "
+                f"was registered (SHA-256 {expected[:12]}...). Somebody has changed it since; "
+                "train again, or register what it is meant to be as a new version"
+            )
+        return path
+
+    def check_program(self) -> None:
+        """Raise ParityError where the program has other bytes than when it was registered.
+
+        A version that was registered before there was a digest is not downloaded.
+        """
+        if self.program_sha256 is not None:
+            self.program_file()
+
+    @property
+    def program_sha256(self) -> str | None:
+        """The digest of its program as registered, None of a version from before there was one."""
+        return self.tags.get(_MODEL_DIGEST)
+
     def artifact(self, path: str) -> Path:
         """Return a local copy of one artifact of the version's run.
 
@@ -91,6 +136,28 @@ class ModelVersion:
     def decision(self) -> Decision:
         """Return the version's labels, calibration and thresholds."""
         return Decision.load(self.artifact(DECISION_FILE))
+
+    def decision_settings(self) -> Mapping[str, Any]:
+        """Return how the decision was chosen, by the keys of a recipe's section ``[decision]``.
+
+        Empty where the run does not say, as where thresholds were written by hand.
+
+        Raises:
+            ConfigError: If what the run says is not TOML.
+        """
+        there = {file.path for file in connect().MlflowClient().list_artifacts(self.run_id)}
+        if SETTINGS_FILE in there:
+            return self._toml(SETTINGS_FILE)
+        if _RECIPE_FILE in there:
+            section: Mapping[str, Any] = self._toml(_RECIPE_FILE).get("decision", {})
+            return section
+        return {}
+
+    def _toml(self, path: str) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self.artifact(path).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.uri}: {path}: not valid TOML: {error}") from None
 
     def evaluation(self, split: str) -> EvaluationSplit:
         """Return the rows of a split, such as ``"validation"`` or ``"test"``."""
@@ -162,7 +229,9 @@ def register(*, model_uri: str, name: str, alias: str, tags: Mapping[str, str]) 
         tags: Tags of the version.
     """
     mlflow = connect()
-    created = mlflow.register_model(model_uri, name, tags=dict(tags))
+    program = Path(mlflow.artifacts.download_artifacts(model_uri)) / "data" / "model.pt2"
+    bound = {_MODEL_DIGEST: file_digest(program)} if program.is_file() else {}
+    created = mlflow.register_model(model_uri, name, tags={**tags, **bound})
     mlflow.MlflowClient().set_registered_model_alias(name, alias, created.version)
     return resolve(f"models:/{name}/{created.version}")
 
@@ -179,9 +248,11 @@ def register_decision(
         tags: Tags of the version.
     """
     client = connect().MlflowClient()
-    rows = version.tags.get(_EVALUATION_RUN, version.run_id)
+    shared = {_EVALUATION_RUN: version.tags.get(_EVALUATION_RUN, version.run_id)}
+    if version.program_sha256 is not None:
+        shared[_MODEL_DIGEST] = version.program_sha256
     created = client.create_model_version(
-        version.name, version.source, run_id=run_id, tags={**tags, _EVALUATION_RUN: rows}
+        version.name, version.source, run_id=run_id, tags={**tags, **shared}
     )
     client.set_registered_model_alias(version.name, alias, created.version)
     return resolve(f"models:/{version.name}/{created.version}")

@@ -17,7 +17,13 @@ import numpy.typing as npt
 from thresher.decision import Decision, FloatArray
 from thresher.errors import ConfigError, unknown_name
 
-__all__ = ["Tolerances", "band_half_widths", "tolerances_for", "widest"]
+__all__ = [
+    "Tolerances",
+    "band_half_widths",
+    "probability_rounding",
+    "tolerances_for",
+    "widest",
+]
 
 _MARGIN = 2.0
 """The band is this many times what the measured error explains: the next row's may be larger."""
@@ -132,6 +138,24 @@ def band_half_widths(
     steps_L = 2.0**-23 * (np.abs(score_L) + 2 * np.abs(bias)) * _slope(score_L)
     width_L = _MARGIN * error_L + steps_L + _HEAD_ROUNDING
     return np.asarray(np.minimum(width_L, tolerances.probabilities_atol))
+
+
+def probability_rounding(
+    logits_NL: FloatArray, rounding_NL: npt.NDArray[np.float64], decision: Decision
+) -> npt.NDArray[np.float64]:
+    """Return float64 [N, L]: how far a probability moves at most when its logit is rounded.
+
+    Args:
+        logits_NL: float32 [N, L].
+        rounding_NL: float64 [N, L], how far rounding moves each of them.
+        decision: Its calibration.
+    """
+    scale, bias = decision.scale.astype(np.float64), decision.bias.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        score_NL = logits_NL.astype(np.float64) * scale + bias
+        error_NL = rounding_NL * np.abs(scale)
+        moved_NL = error_NL * _slope(np.maximum(np.abs(score_NL) - error_NL, 0.0))
+    return np.nan_to_num(np.minimum(moved_NL, 1.0), nan=0.0)
 
 
 def _slope(score_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """A logged torch program to an ONNX logits model: named inputs, named free axes, nothing else.
 
 Requires: an `ExportedProgram` whose one output is logits [N, L], for any N.
-Does: torch's own ONNX exporter, then names (`thresher_export.axes`), then FP32 for what the network
-computes in FP16 or BF16 (`thresher_export.widen`).
+Does: torch's own ONNX exporter, then attention over nothing (`thresher_export.attention`), names
+(`thresher_export.axes`), and FP32 for what the network computes in FP16 or BF16
+(`thresher_export.widen`).
 Ensures: a body in FP32, opset and IR that the Triton release in question loads, a batch axis that
 is free, no traces of the machine it was made on.
 """
@@ -19,7 +20,11 @@ import torch
 from torch.fx import Node
 
 from thresher.errors import ConversionError, NotFoundError
+from thresher_export.archive import check_archive, is_plain_guard
+from thresher_export.attention import zero_unattended
 from thresher_export.axes import name_axes
+from thresher_export.kernels import check_kernels, widen_integers
+from thresher_export.shifts import shifts
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable
 from thresher_export.widen import widen
 
@@ -41,20 +46,24 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
 
     Raises:
         NotFoundError: If there is no such file.
-        ConversionError: If it is not a torch program.
+        ConversionError: If it is not a torch program, or reading it could run code that it holds.
     """
     if not path.is_file():
         raise NotFoundError(
             f"{path}: no such file; the model must be logged as pt2: "
             'mlflow.pytorch.log_model(..., serialization_format="pt2")'
         )
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             # torch 2.13 on Python 3.11 touches its own deprecated LeafSpec while unpickling specs
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            return torch.export.load(path)
+            program = torch.export.load(path)
     except Exception as error:  # noqa: BLE001 -- torch raises whatever the broken file leads it to
         raise ConversionError(f"{path}: not a torch program that can be read: {error}") from None
+    # guards are run as code when the program is; what they hold back is a few wrong sizes
+    program._guards_code = [code for code in program._guards_code if is_plain_guard(code)]  # noqa: SLF001
+    return program
 
 
 def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARGET) -> ir.Model:
@@ -75,19 +84,24 @@ def convert(program: torch.export.ExportedProgram, *, target: str = DEFAULT_TARG
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            onnx_program = torch.onnx.export(program, (), dynamo=True, verbose=False)
+            onnx_program = torch.onnx.export(
+                *(program, ()), dynamo=True, verbose=False, custom_translation_table=shifts()
+            )
     except torch.onnx.OnnxExporterError as error:
         raise ConversionError(_no_translation(program, error)) from None
     finally:
         registration.setLevel(level)
     assert onnx_program is not None  # only without dynamo
     model = onnx_program.model
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces: source paths of the training machine
+    zero_unattended(model)
     _name_output(model)
     name_axes(model)
     widen(model)
+    widen_integers(model)
     check_loadable(model, target)
+    check_kernels(model, target)
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: source paths of the training machine
     return model
 
 

@@ -85,6 +85,11 @@ class TorchEngine:
 
         return call
 
+    def __call__(self, batch: Inputs) -> torch.Tensor:
+        """Return one batch's logits [N, L] as the network gives them."""
+        logits: torch.Tensor = self._call(batch)
+        return logits
+
     def logits(self, inputs: Inputs, *, batch_size: int) -> FloatArray:
         """Return float32 [N, L] logits.
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from thresher.errors import ConversionError, NotFoundError
 from thresher_export.head import HEAD_PREFIX
+from thresher_export.sparse import make_dense
 
 __all__ = ["DATA_SUFFIX", "EMBEDDED_BYTES", "data_files", "load_model", "save_model", "write_model"]
 
@@ -33,28 +35,101 @@ _SMALL_TENSOR_BYTES = 1024
 def load_model(path: Path) -> ir.Model:
     """Return a model whose outside weights stay on disk until they are needed.
 
+    Weights in attributes are read at once.
+
     Raises:
         NotFoundError: If the file, or a file of weights that it names, does not exist.
-        ConversionError: If it is not an ONNX model.
+        ConversionError: If it is not an ONNX model, or names weights that are cut short or lie
+            outside its folder.
     """
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file; expected an ONNX model")
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        make_dense(proto)
+        model = ir.from_proto(proto)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001 -- protobuf and onnx_ir raise whatever they meet
         raise ConversionError(f"{path}: not an ONNX model: {error}") from None
     if not model.graph.outputs:
         raise ConversionError(f"{path}: not an ONNX model: it has no outputs")
-    for file in data_files(model):
-        if not file.is_file():
-            raise NotFoundError(
-                f"{file}: no such file; {path.name} keeps its weights there: copy both"
-            )
-        if not file.resolve().is_relative_to(path.parent.resolve()):
-            raise ConversionError(
-                f"{path} keeps weights in {file}, outside its own folder; expected them beside it"
-            )
+    for tensor in _external(model):
+        tensor.base_dir = path.parent
+        _check_place(tensor, path)
+    _read_attributes(model)
     return model
+
+
+def _check_place(tensor: ir.ExternalTensor, path: Path) -> None:
+    """Raise unless a weight lies, whole, where its model may say that it does."""
+    location = Path(tensor.location)
+    # the name is looked at, not what it leads to: a hub's cache is made of links
+    if location.is_absolute() or ".." in location.parts:
+        raise ConversionError(
+            f"{path} keeps weights in {location}, outside its own folder; expected them beside it"
+        )
+    file = Path(tensor.path)
+    if not file.is_file():
+        raise NotFoundError(f"{file}: no such file; {path.name} keeps its weights there: copy both")
+    num_bytes, start = file.stat().st_size, tensor.offset or 0
+    if start < 0 or num_bytes < start + tensor.nbytes:
+        raise ConversionError(
+            f'{file} is cut short: it has {num_bytes:,} bytes, and "{tensor.name}" needs those '
+            f"from {start:,} to {start + tensor.nbytes:,}. Copy or download it again"
+        )
+    if tensor.length is not None and tensor.length != tensor.nbytes:
+        raise ConversionError(
+            f'{path}: "{tensor.name}" has {tensor.length:,} bytes in {file.name}, expected '
+            f"{tensor.nbytes:,} by its shape. Convert the model again"
+        )
+
+
+def _read_attributes(model: ir.Model) -> None:
+    """Take weights that lie outside into the attributes (such as Constant's value) that hold them.
+
+    What writes outside weights looks at initializers alone: others would go on naming a file of
+    the model that was read.
+    """
+    for node in _all_nodes(model):
+        for key, attribute in list(node.attributes.items()):
+            if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors_of(attribute)):
+                read = [
+                    ir.tensor(_of_any_link(tensor).numpy(), name=tensor.name)
+                    if isinstance(tensor, ir.ExternalTensor)
+                    else tensor
+                    for tensor in _tensors_of(attribute)
+                ]
+                is_one = attribute.type == ir.AttributeType.TENSOR
+                node.attributes[key] = (
+                    ir.AttrTensor(key, read[0]) if is_one else ir.AttrTensors(key, read)
+                )
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield every node, those of subgraphs and of functions too."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _tensors_of(attribute: ir.Attr) -> Sequence[ir.TensorProtocol]:
+    """Return the tensors that an attribute holds."""
+    if attribute.is_ref():
+        return ()
+    if attribute.type == ir.AttributeType.TENSOR:
+        return (attribute.as_tensor(),)
+    return attribute.as_tensors() if attribute.type == ir.AttributeType.TENSORS else ()
+
+
+def _external(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """Yield all weights outside the file, wherever the model names them."""
+    yield from (tensor for _, tensor in _outside(model))
+    for node in _all_nodes(model):
+        for attribute in node.attributes.values():
+            for tensor in _tensors_of(attribute):
+                if isinstance(tensor, ir.ExternalTensor):
+                    yield tensor
 
 
 def data_files(model: ir.Model) -> list[Path]:
@@ -132,8 +207,8 @@ def _outside(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
 def _of_any_link(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
     """Return a tensor that is read whatever links its file has: versions share their weights so.
 
-    With a base folder onnx_ir takes a second hard link for an attack; `load_model` has seen to it
-    that the file lies in the model's folder.
+    With a base folder onnx_ir takes links for an attack; `load_model` has seen to it that the
+    model names a file in its own folder.
     """
     return ir.ExternalTensor(
         Path(tensor.path).absolute(),
@@ -146,7 +221,7 @@ def _of_any_link(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
 
 
 def _num_bytes(model: ir.Model) -> int:
-    values = model.graph.initializers.values()
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
@@ -154,10 +229,13 @@ def _link(model: ir.Model, data: Path) -> bool:
     """Hard-link the one file that holds all large weights; False where they do not lie so."""
     outside = sum(tensor.nbytes for _, tensor in _outside(model))
     files = data_files(model)
+    own = {id(value) for value in model.graph.initializers.values()}
+    if any(id(value) not in own for value, _ in _outside(model)):
+        return False  # of a subgraph: they are written again
     if len(files) != 1 or outside <= EMBEDDED_BYTES or _num_bytes(model) - outside > EMBEDDED_BYTES:
         return False
     try:
-        os.link(files[0], data)
+        os.link(files[0].resolve(), data)  # a link's own file, not another link
     except OSError:
         return False
     return True

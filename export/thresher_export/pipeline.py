@@ -21,14 +21,16 @@ import onnx
 import onnx_ir as ir
 
 from thresher.artifacts.input_spec import InputSpec
-from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
+from thresher.certificate import CERTIFICATE_FILE, Certificate
 from thresher.config import to_mapping
 from thresher.decision import Decision
 from thresher.errors import ConfigError, DecisionError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, connect, resolve
 from thresher.repository import MODEL_FILE, ModelRepository
+from thresher.tolerances import tolerances_for
 from thresher_export.certify import certify
+from thresher_export.converted import converted
 from thresher_export.golden import write_golden
 from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import load_model, save_model
@@ -41,8 +43,6 @@ from thresher_export.parity import (
 from thresher_export.precision import (
     Precision,
     check_precision,
-    lower_precision,
-    note_precision,
     tolerances_of,
 )
 from thresher_export.published import (
@@ -57,6 +57,7 @@ from thresher_export.text_service import TextService, check_is_no_companion, tex
 from thresher_export.triton_config import build_config
 from thresher_export.triton_options import SECTION, TritonOptions, laid_over
 from thresher_export.triton_releases import DEFAULT_TARGET, check_loadable, triton_release
+from thresher_export.tuned_rows import check_tuned_rows
 from thresher_export.warmup import add_warmup
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def export_version(
         ConfigError: If the options, or the recipe's section ``[triton]``, are wrong, or texts are
             asked for where there is no tokenizer.
         ConversionError: If the network cannot be an ONNX model that Triton loads.
-        ParityError: If ONNX Runtime does not decide as torch does; nothing is published.
+        ParityError: If ONNX Runtime does not decide as torch does, or a decision flips on a row
+            that its threshold was chosen on; nothing is published.
         PublishError: If the repository refuses; what served before is untouched.
     """
     options = options or ExportOptions()
@@ -142,6 +144,11 @@ def export_version(
     if repository is not None:
         check_is_no_companion(repository, version.name)
         check_precision_is_the_same(repository, version, options.precision)
+    if version.program_sha256 is None:
+        progress(
+            f"Warning: {version.uri} was registered without a digest of its weights; nothing says "
+            "that they are the ones that were trained. Versions that are registered now have one"
+        )
     triton = _triton_options(version, options)
     decision = version.decision()
     splits = {name: version.evaluation(name) for name in SPLITS}
@@ -149,19 +156,11 @@ def export_version(
     # once a model takes texts, each of its versions does: they are rolled out together
     takes_texts = repository is not None and bool(repository.companions(version.name))
     texts = text_service(version, splits[SPLITS[0]]) if triton.text or takes_texts else None
-    reusable = published_body(repository, version, options.precision) if repository else None
+    reusable = published_body(repository, version, options.precision, progress)
     with _staging(repository, version.name) as staged:
-        if reusable is None:
-            progress(f"Converting {version.uri} to ONNX, {options.precision}")
-            if options.has_sigmoid:
-                progress("Taking off the sigmoid that the network ends in")
-            program, model, weights_sha256 = _converted(version, decision, options, splits)
-        else:
-            progress(f"Taking over the body of {version.name}/{reusable.version}")
-            assert repository is not None
-            published = load_model(repository.model_file(version.name, reusable.version))
-            program, weights_sha256 = None, reusable.weights_sha256
-            model = replace_decision_head(published, decision)
+        program, model, weights_sha256 = _model(
+            version, decision, splits[SPLITS[0]], reusable, repository, options, progress
+        )
         check_loadable(model, options.target_triton)
         known = known_digests(repository, reusable)
         files = save_model(model, staged / MODEL_FILE)
@@ -179,6 +178,13 @@ def export_version(
             progress=lambda name: progress(f"Parity: {name}"),
         )
         report.raise_if_failed(version.uri)
+        report = check_tuned_rows(
+            version,
+            decision,
+            splits[SPLITS[0]],
+            report,
+            is_exact=tolerances == tolerances_for("fp32"),
+        )
         proof = list(write_parity_report(report, staged, what=version.uri))
         golden = write_golden(
             files[0], splits[SPLITS[0]], decision, batch_size=triton.max_batch_size
@@ -224,6 +230,34 @@ def export_version(
         reused=reusable.version if reusable else None,
         text_name=texts.name if texts and repository is not None else None,
     )
+
+
+def _model(
+    version: ModelVersion,
+    decision: Decision,
+    validation: EvaluationSplit,
+    reusable: Certificate | None,
+    repository: ModelRepository | None,
+    options: ExportOptions,
+    progress: Callable[[str], None],
+) -> tuple[ExportedProgram | None, ir.Model, str]:
+    """Return torch's program where one was converted, the model, and its weights' digest."""
+    if reusable is not None:
+        assert repository is not None
+        progress(f"Taking over the body of {version.name}/{reusable.version}")
+        published = load_model(repository.model_file(version.name, reusable.version))
+        return None, replace_decision_head(published, decision), reusable.weights_sha256
+    progress(f"Converting {version.uri} to ONNX, {options.precision}")
+    if options.has_sigmoid:
+        progress("Taking off the sigmoid that the network ends in")
+    program, body, weights_sha256 = converted(
+        version,
+        validation,
+        precision=options.precision,
+        target_triton=options.target_triton,
+        has_sigmoid=options.has_sigmoid,
+    )
+    return program, append_decision_head(body, decision), weights_sha256
 
 
 def _publish(
@@ -306,23 +340,3 @@ def _staging(repository: ModelRepository | None, name: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
-
-
-def _converted(
-    version: ModelVersion,
-    decision: Decision,
-    options: ExportOptions,
-    splits: Mapping[str, EvaluationSplit],
-) -> tuple[ExportedProgram, ir.Model, str]:
-    """Return torch's program, its ONNX model with the head, and the digest of the weights."""
-    # torch is slow to load, and not needed where a body is taken over
-    from thresher_export.convert import convert, load_program, reference_precision, strip_sigmoid
-
-    path = version.model_folder() / "data" / "model.pt2"
-    program = load_program(path)
-    if options.has_sigmoid:
-        strip_sigmoid(program)
-    body = convert(program, target=options.target_triton)
-    body = lower_precision(body, options.precision, splits[SPLITS[0]])
-    note_precision(body, options.precision, trained_in=reference_precision(program))
-    return program, append_decision_head(body, decision), file_digest(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
@@ -42,9 +43,21 @@ def check_precision_is_the_same(
 
 
 def published_body(
-    repository: ModelRepository, version: ModelVersion, precision: Precision
+    repository: ModelRepository | None,
+    version: ModelVersion,
+    precision: Precision,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Certificate | None:
-    """Return the newest other version in the repository that was converted from these weights."""
+    """Return the newest other version in the repository that was converted from these weights.
+
+    Args:
+        repository: Where it is published, if anywhere.
+        version: Whose weights are meant.
+        precision: Of the body.
+        progress: Called with a line for each version whose files are not what was proven.
+    """
+    if repository is None:
+        return None
     try:
         published = repository.versions(version.name)
     except NotFoundError:
@@ -53,10 +66,28 @@ def published_body(
         if number == version.version:
             continue
         with contextlib.suppress(ParityError):
-            certificate = Certificate.load(repository.model_file(version.name, number).parent)
-            if (certificate.source, certificate.precision) == (version.source, precision):
+            folder = repository.model_file(version.name, number).parent
+            certificate = Certificate.load(folder)
+            weights = version.program_sha256 or certificate.weights_sha256
+            known = (certificate.source, certificate.precision, certificate.weights_sha256)
+            if known != (version.source, precision, weights):
+                continue
+            if _is_as_proven(certificate, folder):
                 return certificate
+            progress(
+                f"Warning: {folder} is not what was proven, its files have other bytes than its "
+                "certificate says; its body is not taken over"
+            )
     return None
+
+
+def _is_as_proven(certificate: Certificate, folder: Path) -> bool:
+    """Whether the model's files are those of its certificate."""
+    files = {name: at for name, at in certificate.files.items() if name.startswith(MODEL_FILE)}
+    return all(
+        (folder / name).is_file() and file_digest(folder / name) == digest
+        for name, digest in files.items()
+    )
 
 
 def known_digests(

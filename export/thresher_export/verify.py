@@ -129,7 +129,7 @@ def verify_version(
     progress(f"torch: {counted(num_rows, 'row')}")
     from thresher_export.convert import load_program
 
-    program = load_program(registered.model_folder() / "data" / "model.pt2")
+    program = load_program(registered.program_file())
     logits_NL = TorchEngine(program).logits(inputs, batch_size=batch_size)
     outputs = {"torch": Outputs.of_logits(logits_NL, decision)}
     for provider in providers_at_hand():

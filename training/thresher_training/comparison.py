@@ -34,6 +34,7 @@ from thresher_training.tracking import (
     log_tags,
     tracked_run,
 )
+from thresher_training.trial_rows import largest_ids
 
 __all__ = ["ComparedLoss", "Comparison", "compare"]
 
@@ -221,6 +222,7 @@ def _check(network: nn.Module, recipe: Recipe, data: DataSet) -> None:
         network,
         data.splits["train"],
         trim_by=data.trim_by,
+        largest=largest_ids(data),
         is_trained=recipe.optimization.epochs > 0,
     )
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from thresher_training.data import DataSet
 from thresher_training.decisions import TunedDecision
+from thresher_training.hints import chosen_for
+from thresher_training.recipe import DecisionConfig
 from thresher_training.report_tables import SHOWN
 
-__all__ = ["describe_run", "describe_version"]
+__all__ = ["describe_run", "describe_tuning", "describe_version"]
 
 _MOST_LABELS = 40
 _FIGURES = ("micro_f1", "macro_f1", "example_f1", "hamming_loss", "subset_accuracy")
 
 
 def describe_run(
-    name: str, data: DataSet, tuned: TunedDecision, figures: Mapping[str, float]
+    name: str,
+    data: DataSet,
+    tuned: TunedDecision,
+    figures: Mapping[str, float],
+    hints: Sequence[str] = (),
 ) -> str:
     """Return what was trained on what, the test figures, and where to look for more.
 
@@ -24,6 +30,7 @@ def describe_run(
         data: What was trained on.
         tuned: The decision.
         figures: Test figures by name, as `thresher_training.metrics.figures` gives them.
+        hints: What validation speaks against, a line each.
     """
     sizes = ", ".join(f"{len(split):,} {which}" for which, split in data.splits.items())
     chosen = f"Thresholds were chosen on validation by `{_objectives(tuned)}`."
@@ -41,8 +48,9 @@ def describe_run(
             # MLflow folds what follows the first lines
             f"**Test split, tuned thresholds: {_headline(figures)}.**",
             "",
-            *_table(figures),
+            *_table(figures, chosen_for(tuned)),
             "",
+            *(line for hint in hints for line in (_code(hint), "")),
             f"{name}: {data.num_labels} labels; {data.source}. Rows: {sizes}. {chosen}",
             "",
             *(f"- `{file}`: {what}" for file, what in files),
@@ -70,18 +78,52 @@ def describe_version(uri: str, tuned: TunedDecision, figures: Mapping[str, float
     thresholds = ", ".join(f"{_code(label)} {threshold:.3f}" for label, threshold in shown)
     rest = f", and {more} more in `decision.json`" if more else ""
     commands = ("```", f"thresher export {uri}", f"thresher tune {uri} --objective f2", "```")
-    lines = [what, "", *_table(figures), "", f"Label and threshold: {thresholds}{rest}.", ""]
+    lines = [
+        what,
+        "",
+        *_table(figures, chosen_for(tuned)),
+        "",
+        f"Label and threshold: {thresholds}{rest}.",
+        "",
+    ]
     return "\n".join([*lines, *commands])
 
 
-def _table(figures: Mapping[str, float]) -> list[str]:
+def describe_tuning(
+    source: str, config: DecisionConfig, changes: Sequence[str], *, rows: str
+) -> str:
+    """Return what a tuned version was made of, and by which settings.
+
+    Args:
+        source: The version that was tuned.
+        config: By what.
+        changes: The settings that differ from the source's, a line each.
+        rows: What was tuned on: ``"validation"``, with who scored it, or the name of a file.
+    """
+    on = f"the rows of {_code(rows)}"
+    own = ", ".join(
+        f"{_code(label)} {text}" for label, text in list(config.objectives.items())[:_MOST_LABELS]
+    )
+    lines = [f"Tuned from {source} on {on}: the same weights, another decision.", ""]
+    lines += [f"- {_code(change)}" for change in changes[:_MOST_LABELS]]
+    if not changes:
+        lines.append(f"- by the settings of {source}")
+    if own:
+        lines.append(f"- labels with an objective of their own: {own}")
+    return "\n".join(lines)
+
+
+def _table(figures: Mapping[str, float], chosen: Mapping[str, str]) -> list[str]:
     """Return the test figures by kind of thresholds, as the lines of a table."""
     names = [name.replace("_f1", "-F1").replace("_", " ") for name in _FIGURES]
-    lines = [f"| test split, thresholds | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    lines = [
+        f"| test split, thresholds | chosen for | {' | '.join(names)} |",
+        f"|---|---|{'---:|' * len(names)}",
+    ]
     for which, words in SHOWN.items():
         values = [figures.get(f"test/{which}/{name}") for name in _FIGURES]
         cells = ["" if value is None else f"{value:.4f}" for value in values]
-        lines.append(f"| {words} | {' | '.join(cells)} |")
+        lines.append(f"| {words} | {chosen[which]} | {' | '.join(cells)} |")
     mean = figures.get("test/mean_average_precision")
     return lines if mean is None else [*lines, "", f"mAP on the test split: {mean:.4f}"]
 

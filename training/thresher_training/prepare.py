@@ -16,6 +16,7 @@ from thresher_training.imports import call_with_options, import_callable
 from thresher_training.loop import seeded
 from thresher_training.losses import build_loss
 from thresher_training.recipe import Recipe
+from thresher_training.refusals import unwrapped
 
 __all__ = ["Loss", "Prepared", "check_names", "load_data", "make_network", "prepare"]
 
@@ -132,6 +133,7 @@ def make_network(
             if not isinstance(network, nn.Module):
                 name = config.factory or getattr(factory, "__name__", "the factory")
                 raise ConfigError(f"{name} gave {_kind(network)}, expected a torch.nn.Module")
+        network = unwrapped(network)
         if config.prior_bias:
             from thresher_training.prior import set_prior_bias
 

@@ -206,6 +206,10 @@ class DecisionConfig:
     calibration: Literal["none", "platt", "temperature"] = "none"
     """Whether probabilities are calibrated first: by scale and bias per label, or one scale."""
 
+    band: float = 1e-5
+    """The narrowest gap between scores, in probability, that a tuned threshold may stand in: what
+    engines may differ by in FP32. With a narrower one a last bit of rounding could flip a row."""
+
     shrinkage: bool = False
     """Whether labels with few positives are drawn towards the shared threshold."""
 
@@ -230,6 +234,7 @@ class DecisionConfig:
                     "expected an objective for one label"
                 )
         _check(self, "min_positives", low=1)
+        _check(self, "band", low=0.0, high=0.1)
         _check(self, "num_folds", low=2)
         _check(self, "seed", low=0, high=2**63 - 1)
 

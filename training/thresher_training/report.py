@@ -17,6 +17,7 @@ from thresher_training.cooccurrence_plot import cooccurrence_chart
 from thresher_training.data import DataSet
 from thresher_training.decisions import TunedDecision
 from thresher_training.examples import choose_rows, picture_input, write_examples
+from thresher_training.hints import chosen_for
 from thresher_training.loop import FitResult
 from thresher_training.mistakes import (
     confident_mistakes,
@@ -79,6 +80,7 @@ def write_report(outcome: Outcome, folder: Path, *, num_examples: int) -> None:
         side_by_side(tuned, evaluations),
         folder / "thresholds",
         title=f"{outcome.name}: thresholds side by side",
+        chosen_for=chosen_for(tuned),
     )
     _write_curves(outcome, folder / "plots" / "training.png")
     _write_mistakes(outcome, folder)

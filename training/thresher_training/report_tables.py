@@ -82,13 +82,16 @@ def side_by_side(tuned: TunedDecision, evaluations: Mapping[str, EvaluationSplit
     return found
 
 
-def write_side_by_side(found: Figures, folder: Path, *, title: str) -> None:
+def write_side_by_side(
+    found: Figures, folder: Path, *, title: str, chosen_for: Mapping[str, str]
+) -> None:
     """Write ``side_by_side.csv`` and ``side_by_side.html``: a line a metric, a column a decision.
 
     Args:
         found: What `side_by_side` returned.
         folder: An existing folder.
         title: The page's title.
+        chosen_for: What each decision's thresholds were chosen for, by its name.
     """
     columns = list(found)
     names = list(next(iter(found.values())))
@@ -101,7 +104,8 @@ def write_side_by_side(found: Figures, folder: Path, *, title: str) -> None:
     size = {split: sum(of == split for of, _ in columns) for split in splits}
     heads = "".join(f'<th colspan="{size[split]}">{html.escape(split)}</th>' for split in splits)
     kinds = "".join(f"<th>{html.escape(SHOWN.get(which, which))}</th>" for _, which in columns)
-    lines = []
+    chosen = "".join(f"<td>{html.escape(chosen_for[which])}</td>" for _, which in columns)
+    lines = [f"<tr><th>chosen for</th>{chosen}</tr>"]
     for name in names:
         cells = []
         for split, which in columns:

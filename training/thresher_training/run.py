@@ -26,6 +26,7 @@ from thresher_training.decisions import TunedDecision, tune_decision
 from thresher_training.descriptions import describe_run, describe_version
 from thresher_training.examples import copy_examples, picture_input
 from thresher_training.fitting import Fitting
+from thresher_training.hints import chosen_for, hints
 from thresher_training.loop import (
     Checkpoints,
     FitResult,
@@ -36,7 +37,7 @@ from thresher_training.loop import (
     team_of_processes,
 )
 from thresher_training.metrics import figures
-from thresher_training.preflight import check_network
+from thresher_training.preflight import check_conversion, try_network
 from thresher_training.prepare import Loss, Prepared, check_names, load_data, prepare
 from thresher_training.progress import warn
 from thresher_training.recipe import Recipe
@@ -53,6 +54,7 @@ from thresher_training.tracking import (
     patiently,
     tracked_run,
 )
+from thresher_training.trial_rows import largest_ids
 
 __all__ = ["TrainedModel", "train"]
 
@@ -66,6 +68,10 @@ class TrainedModel:
     run_id: str
     metrics: Mapping[str, float]
     """Test figures by name, such as ``"test/tuned/macro_f1"``."""
+    chosen_for: Mapping[str, str] = field(default_factory=dict)
+    """What the thresholds of each kind (``"at_0.5"``, ``"shared"``, ``"tuned"``) are chosen for."""
+    hints: tuple[str, ...] = ()
+    """What the validation rows speak against, a line each."""
 
     @property
     def uri(self) -> str:
@@ -186,8 +192,18 @@ class _Training:
         recipe, data, team = self.prepared.recipe, self.prepared.data, self.fitting.team
         is_trained = recipe.optimization.epochs > 0
         for network in dict.fromkeys((self.prepared.network, self.network)):
-            free_axes = check_network(
-                network, data.splits["train"], trim_by=data.trim_by, is_trained=is_trained
+            trial = try_network(
+                *(network, data.splits["train"]),
+                trim_by=data.trim_by,
+                is_trained=is_trained,
+                largest=largest_ids(data),
+            )
+        free_axes = trial.free_axes
+        missing = team.on_main(lambda: check_conversion(trial))
+        if missing and team.is_main:
+            warn(
+                f"{recipe.name}: whether it can be exported to ONNX was not tried: {missing} is "
+                "not installed (pip install 'thresher[export]')"
             )
         if not self.is_resumed:
             team.on_main(self._examine)
@@ -280,7 +296,9 @@ class _Training:
         )
         found = figures(tuned, evaluations["test"])
         log_figures({**found, "best_epoch": fitted.best_epoch})
-        log_description(describe_run(recipe.name, data, tuned, found))
+        validation = evaluations["validation"]
+        said = hints(tuned, validation.unseen_logits_NL, validation.targets_NL)
+        log_description(describe_run(recipe.name, data, tuned, found, said))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             num_examples = recipe.examples.count if recipe.examples else 0
@@ -301,14 +319,23 @@ class _Training:
         )
         log_version_description(version, describe_version(version.uri, tuned, found))
         return TrainedModel(
-            name=version.name, version=version.version, run_id=self.fitting.run_id, metrics=found
+            name=version.name,
+            version=version.version,
+            run_id=self.fitting.run_id,
+            metrics=found,
+            chosen_for=chosen_for(tuned),
+            hints=said,
         )
 
     def _tune(self, validation: EvaluationSplit) -> TunedDecision:
         recipe, labels = self.prepared.recipe, self.prepared.data.labels
         try:
             return tune_decision(
-                labels, validation.unseen_logits_NL, validation.targets_NL, recipe.decision
+                labels,
+                validation.unseen_logits_NL,
+                validation.targets_NL,
+                recipe.decision,
+                served_logits_NL=None if self.folds is None else validation.logits_NL,
             )
         except ThresherError as error:
             more = self.fitting.how_to_go_on(

@@ -17,7 +17,7 @@ from thresher_training.spreadsheet import write_csv
 __all__ = ["write_tuning_report"]
 
 _COLUMNS = (
-    *("label", "objective", "threshold", "origin", "reason", "positives", "value", "gap"),
+    *("label", "objective", "threshold", "origin", "reason", "positives", "value", "gap", "loss"),
     *("tp", "fp", "fn", "tn", "value_low", "value_high", "threshold_low", "threshold_high"),
     *("optimism", "warnings"),
 )
@@ -90,7 +90,7 @@ def _write_table(tuned: TunedDecision, path: Path) -> None:
     rows = [
         (
             *(row.label, row.objective, row.threshold, row.origin, row.reason),
-            *(row.positives, row.value, row.gap, row.tp, row.fp, row.fn, row.tn),
+            *(row.positives, row.value, row.gap, row.loss, row.tp, row.fp, row.fn, row.tn),
             *(row.value_interval or ("", "")),
             *(row.threshold_interval or ("", "")),
             *(row.optimism, "; ".join(row.warnings)),

@@ -121,6 +121,7 @@ def export(
                 "folder": str(done.folder) if done.folder else None,
                 "text_model": done.text_name,
                 "is_new": done.is_new,
+                "remarks": list(done.report.remarks),
                 "parity": done.report.to_dict(),
             }
         )
@@ -139,6 +140,8 @@ def export(
             for check in done.report.checks
         ],
     )
+    for remark in done.report.remarks:
+        tell(remark)
     if done.folder is None:
         tell(f"{version.uri} passes; nothing was published, as asked")
         return
@@ -270,7 +273,11 @@ def _triton(server: str | None, name: str, version: int) -> Any:
     def ask(inputs: Any) -> Outputs:
         with Client(address) as client:
             answer = client.predict(
-                name, inputs, version=version, outputs=("probabilities", "labels", "logits")
+                name,
+                inputs,
+                version=version,
+                outputs=("probabilities", "labels", "logits"),
+                allow_nonfinite=True,
             )
         return Outputs(
             probabilities_NL=answer.probabilities, labels_NL=answer.labels, logits_NL=answer.logits

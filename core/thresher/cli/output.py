@@ -82,14 +82,30 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
     shown.print(table)
 
 
-def print_figures(uri: str, metrics: Mapping[str, float]) -> None:
-    """Print the test figures that training and tuning log, by kind of thresholds."""
+def print_figures(
+    uri: str,
+    metrics: Mapping[str, float],
+    chosen_for: Mapping[str, str],
+    hints: Sequence[str] = (),
+) -> None:
+    """Print the test figures that training and tuning log, by kind of thresholds.
+
+    Args:
+        uri: The version.
+        metrics: By name.
+        chosen_for: What the thresholds of each kind were chosen for, on validation.
+        hints: Lines to print below.
+    """
     names = ("micro_f1", "macro_f1", "hamming_loss", "subset_accuracy")
     print_table(
         f"{uri} on the test split",
-        ["thresholds", *(f"#{name.replace('_', ' ')}" for name in names)],
+        ["thresholds", "chosen for", *(f"#{name.replace('_', ' ')}" for name in names)],
         [
-            [words, *(f"{metrics.get(f'test/{at}/{name}', float('nan')):.4f}" for name in names)]
+            [
+                words,
+                chosen_for.get(at, ""),
+                *(f"{metrics.get(f'test/{at}/{name}', float('nan')):.4f}" for name in names),
+            ]
             for at, words in (
                 ("at_0.5", "0.5 for every label"),
                 ("shared", "one for all labels"),
@@ -97,6 +113,8 @@ def print_figures(uri: str, metrics: Mapping[str, float]) -> None:
             )
         ],
     )
+    for hint in hints:
+        tell(hint)
 
 
 @contextlib.contextmanager

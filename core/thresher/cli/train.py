@@ -60,10 +60,12 @@ def train(recipe: Path, overrides: tuple[str, ...], resume: str | None, as_json:
                 "uri": done.uri,
                 "run_id": done.run_id,
                 "metrics": dict(done.metrics),
+                "chosen_for": dict(done.chosen_for),
+                "hints": list(done.hints),
             }
         )
         return
-    print_figures(done.uri, done.metrics)
+    print_figures(done.uri, done.metrics, done.chosen_for, done.hints)
     tell(f"Registered {done.uri} as {done.name}@{resolved.alias}")
     say(f"Next: thresher export models:/{done.name}@{resolved.alias}")
 

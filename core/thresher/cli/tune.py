@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from thresher.errors import counted
 
 if TYPE_CHECKING:
     from thresher_training.decisions import LabelReport
+    from thresher_training.tuning import TunedVersion
 
 __all__ = ["diff", "tune"]
 
@@ -23,8 +24,6 @@ _MOST_ROWS = 60
 @click.argument("model_uri", metavar="MODEL")
 @click.option(
     "--objective",
-    default="f1",
-    show_default=True,
     help="What thresholds make as large as can be: f1, f2, precision@recall>=0.9, "
     "recall@precision>=0.95, balanced_accuracy, mcc, cost(fp=1,fn=5), prevalence, fixed=0.7; "
     "jointly micro_f1, example_f1, shared_f1.",
@@ -39,23 +38,39 @@ _MOST_ROWS = 60
 @click.option(
     "--calibrate",
     type=click.Choice(["none", "platt", "temperature"]),
-    default="none",
-    show_default=True,
     help="Calibration that is fitted before the thresholds.",
 )
 @click.option(
     "--min-positives",
     type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
     help="Labels with fewer take the one threshold that all share.",
 )
-@click.option("--shrink", is_flag=True, help="Draw rare labels' thresholds towards the shared one.")
-@click.option("--intervals", is_flag=True, help="Cross-validate: 95 % intervals and optimism.")
+@click.option(
+    "--band",
+    type=click.FloatRange(0, 0.1),
+    help="The narrowest gap between scores that a threshold may stand in; what `thresher export` "
+    "measured, where it says so.",
+)
+@click.option(
+    "--shrink/--no-shrink",
+    default=None,
+    help="Draw rare labels' thresholds towards the shared one.",
+)
+@click.option(
+    "--intervals/--no-intervals",
+    default=None,
+    help="Cross-validate: 95 % intervals and optimism.",
+)
 @click.option(
     "--scores",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Tune on this NPZ or Parquet file (logits or probabilities, and targets).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Tune on the scores of the model as `thresher export --precision` converts it, not on "
+    "torch's: for fp16 and int8, and for networks trained in bf16.",
 )
 @click.option(
     "--html",
@@ -67,18 +82,21 @@ _MOST_ROWS = 60
     "--rollout",
     "rolls_out",
     is_flag=True,
-    help="Put it into service too, on the server that runs here, as `thresher rollout` does.",
+    help="Put it into service too, on the server that runs here, as `thresher rollout` does; "
+    "--rollout goes without --json.",
 )
 @json_option
 def tune(
     model_uri: str,
-    objective: str,
+    objective: str | None,
     choices: tuple[str, ...],
-    calibrate: str,
-    min_positives: int,
-    shrink: bool,
-    intervals: bool,
+    calibrate: str | None,
+    min_positives: int | None,
+    band: float | None,
+    shrink: bool | None,
+    intervals: bool | None,
     scores: Path | None,
+    precision: Any,
     html: Path | None,
     alias: str,
     rolls_out: bool,
@@ -87,33 +105,47 @@ def tune(
     """Choose new thresholds for a registered version; register them with the same weights.
 
     MODEL is NAME/VERSION or NAME@ALIAS, with or without models:/ before it. --rollout goes without
-    --json.
+    --json. What is not given stays as the version was decided: objectives, calibration, shrinkage
+    and so on are those of its recipe or of its last tuning. What changes is printed.
 
     Example: thresher tune digits@candidate --objective "recall@precision>=0.95"
     """
     import dataclasses
 
-    from thresher.config import from_mapping
-
     if rolls_out and as_json:
         raise click.UsageError("--rollout goes without --json")
-    from thresher_training.recipe import DecisionConfig
+    if scores and precision:
+        raise click.UsageError("--scores goes without --precision: the file has the scores")
+    from thresher.registry import resolve
     from thresher_training.tuning import tune_version
 
-    config = from_mapping(
-        {
-            "objective": objective,
-            "objectives": dict(_own_objective(choice) for choice in choices),
-            "calibration": calibrate,
-            "min_positives": min_positives,
-            "shrinkage": shrink,
-            "intervals": intervals,
-        },
-        DecisionConfig,
-        where="thresher tune",
-    )
+    given = {
+        "objective": objective,
+        "objectives": dict(_own_objective(choice) for choice in choices) or None,
+        "calibration": calibrate,
+        "min_positives": min_positives,
+        "band": band,
+        "shrinkage": shrink,
+        "intervals": intervals,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
     with steps() as show:
-        done = tune_version(model_uri, config, scores=scores, html=html, alias=alias, progress=show)
+        logits = None
+        if precision:
+            from thresher_export.converted import converted_logits
+
+            show(f"Scoring the validation rows of {model_uri}, converted to {precision}")
+            scored = converted_logits(resolve(model_uri), precision=precision)
+            logits = (scored, f"ONNX Runtime in {precision}")
+        done = tune_version(
+            model_uri,
+            overrides=overrides,
+            scores=scores,
+            validation_logits_NL=logits,
+            html=html,
+            alias=alias,
+            progress=show,
+        )
     version, source = done.version, done.source
     if as_json:
         print_json(
@@ -122,12 +154,34 @@ def tune(
                 "version": version.version,
                 "uri": version.uri,
                 "tuned_from": source.uri,
+                "settings": dataclasses.asdict(done.config),
+                "changes": list(done.changes),
                 "metrics": dict(done.metrics),
                 "labels": [dataclasses.asdict(row) for row in done.tuned.report],
                 "notes": list(done.tuned.notes),
+                "chosen_for": dict(done.chosen_for),
+                "hints": list(done.hints),
             }
         )
         return
+    _print_tuned(done)
+    tell(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
+    if html:
+        tell(f"Threshold explorer: {html}")
+    if rolls_out:
+        from thresher.cli.rollout import put_into_service
+
+        put_into_service(version.uri)
+        return
+    say(f"Next: thresher export {version.uri}, or thresher diff {source.uri} {version.uri}")
+
+
+def _print_tuned(done: TunedVersion) -> None:
+    """Print settings, labels, notes and figures of a tuning."""
+    version, source = done.version, done.source
+    tell(f"Settings: those of {source.uri}" + (", but" if done.changes else ""))
+    for change in done.changes:
+        tell(f"  {change}")
     before = source.decision().thresholds
     rows = done.tuned.report[:_MOST_ROWS]
     print_table(
@@ -151,20 +205,11 @@ def tune(
         say(f"... and {counted(more, 'label')} more, in the run's labels.csv")
     for note in done.tuned.notes:
         tell(note)
-    print_figures(version.uri, done.metrics)
-    if calibrate != "none":
+    print_figures(version.uri, done.metrics, done.chosen_for, done.hints)
+    if done.config.calibration != "none":
         for name in ("expected_calibration_error", "brier_score"):
             before_it, after = (done.metrics[f"test/{name}{x}"] for x in ("_uncalibrated", ""))
             tell(f"{name.replace('_', ' ')} on test: {before_it:.4f} -> {after:.4f}")
-    tell(f"Registered {version.uri} as {version.name}@{alias}, with {source.uri}'s weights")
-    if html:
-        tell(f"Threshold explorer: {html}")
-    if rolls_out:
-        from thresher.cli.rollout import put_into_service
-
-        put_into_service(version.uri)
-        return
-    say(f"Next: thresher export {version.uri}, or thresher diff {source.uri} {version.uri}")
 
 
 def _own_objective(choice: str) -> tuple[str, str]:
@@ -216,6 +261,8 @@ def diff(first: str, second: str, split: str, as_json: bool) -> None:
     from thresher_training.difference import diff_versions
 
     a, b = resolve(first), resolve(second)
+    for version in (a, b):
+        version.check_program()
     found = diff_versions(a, b, split=split)
     if as_json:
         print_json(

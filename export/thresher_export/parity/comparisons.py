@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
-from thresher.agreement import Outputs, Tolerances, compare, tolerances_for
+from thresher.agreement import Agreement, Outputs, Tolerances, compare, tolerances_for
 from thresher.decision import Decision, FloatArray
 from thresher.tolerances import widest
 from thresher_export.engines import Inputs, OnnxRuntimeEngine, Provider, TorchEngine
 from thresher_export.parity.departure import left_in_training
 from thresher_export.parity.report import Check, WorstRows
+from thresher_export.parity.rounding import Rounding
 from thresher_export.parity.rows import MadeUpRows, take
 from thresher_export.parity.thresholds import head_faults
 
@@ -54,6 +56,7 @@ class Comparisons:
         progress: Callable[[str], None],
     ) -> None:
         self.torch = None if program is None else TorchEngine(program)
+        self.rounding = None if self.torch is None else Rounding(self.torch)
         self.model = model
         self.proto = onnx.load(model, load_external_data=False)
         self.decision = decision
@@ -64,6 +67,7 @@ class Comparisons:
         self.progress = progress
         self.checks: list[Check] = []
         self.notes: list[str] = []
+        self.flipped: dict[str, npt.NDArray[np.bool_]] = {}
         self.faults = [*_dropout_faults(self.proto), *head_faults(self.proto)]
         self.torch_tolerances = tolerances
         self.worst: WorstRows | None = None
@@ -95,6 +99,7 @@ class Comparisons:
         provider: Provider | None = None,
         is_torch: bool = False,
         made_up: MadeUpRows | None = None,
+        advice: str = "",
         targets_NL: FloatArray | None = None,
     ) -> None:
         """Make one comparison; the first that fails gives the worst rows.
@@ -108,6 +113,7 @@ class Comparisons:
             provider: Where ONNX Runtime computed.
             is_torch: Both sides are torch: its own precision's tolerances apply.
             made_up: The rows, where they are made up.
+            advice: What to do where it fails.
             targets_NL: Targets, for F1.
         """
         self.progress(name)
@@ -115,14 +121,24 @@ class Comparisons:
         tolerances = self.torch_tolerances if is_torch else self.tolerances
         if provider is not None and provider.precision is not None:
             tolerances = widest(tolerances, tolerances_for(provider.precision))
-        agreement = compare(
-            reference,
-            got,
-            decision or self.decision,
-            tolerances=tolerances,
-            targets_NL=targets_NL,
-            magnitude_N=None if made_up is None else made_up.magnitude_N,
-        )
+
+        def compared(rounding_NL: npt.NDArray[np.float64] | None) -> Agreement:
+            return compare(
+                reference,
+                got,
+                decision or self.decision,
+                tolerances=tolerances,
+                targets_NL=targets_NL,
+                rounding_NL=rounding_NL,
+            )
+
+        agreement = compared(None)
+        if self.rounding and inputs is not None and not (agreement.ok or self.failed):
+            agreement = compared(
+                self.rounding.of_rows(
+                    reference, got, inputs, tolerances, is_made_up=made_up is not None
+                )
+            )
         if made_up is not None and not self.is_judged(made_up):
             self.notes.append(
                 f"{name}, not judged: an {self.precision} body saturates beyond what it was "
@@ -131,10 +147,19 @@ class Comparisons:
             )
             return
         names = () if made_up is None else made_up.names
-        self.checks.append(Check(name=name, agreement=agreement, rows=rows, row_names=names))
+        self.checks.append(
+            Check(name=name, agreement=agreement, rows=rows, row_names=names, advice=advice)
+        )
         self.has_departed |= not agreement.ok and not is_torch
         if self.worst is None and not agreement.ok:
             self.worst = _worst_rows(name, reference, got, inputs or {})
+
+    def note_flips(
+        self, split: str, validated_NL: npt.NDArray[np.bool_], got: Outputs, rows: Any
+    ) -> None:
+        """Take down which decisions on some rows of a split differ from the validated ones."""
+        flipped_NL = self.flipped.setdefault(split, np.zeros(validated_NL.shape, np.bool_))
+        flipped_NL[rows] |= got.labels_NL != validated_NL[rows]
 
     def is_judged(self, made_up: MadeUpRows) -> bool:
         """Whether rows of a kind count: an integer body is right only where it was calibrated."""

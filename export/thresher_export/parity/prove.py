@@ -62,7 +62,7 @@ def prove_parity(
     Args:
         program: Torch's program (or a module in evaluation mode), the reference; None where the
             body is one that was proven already: the logits that training logged are the reference
-            then, and rows beyond the splits are left out.
+            then, each row is run once, and what has no say in a decision is left out.
         model: The ONNX model with its head, the very file that will be published.
         decision: Labels, calibration and thresholds as validated.
         splits: Rows by split name.
@@ -95,7 +95,7 @@ def prove_parity(
         compare_beyond_the_splits(comparisons, real)
     _compare_heads(comparisons, real)
     if layers is None:
-        layers = num_bytes(model) <= MAX_RELOADED_BYTES
+        layers = program is not None and num_bytes(model) <= MAX_RELOADED_BYTES
     return _report(comparisons, layers=layers, evidence=evidence, real=real)
 
 
@@ -110,10 +110,12 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
     alone = split.rows(rows_alone)
     targets_NL = split.targets_NL
     reference, source = Outputs.of_logits(split.logits_NL, decision), "training"
+    validated_NL = reference.labels_NL
     if comparisons.torch is not None:
         logits_NL = comparisons.torch.logits(split.inputs, batch_size=largest)
         logged, source = reference, "torch"
         reference = Outputs.of_logits(logits_NL, decision)
+        comparisons.note_flips(name, validated_NL, reference, slice(None))
         comparisons.add(
             f"{name}: training = torch",
             lambda: (logged, reference),
@@ -130,10 +132,13 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
         )
     for provider, engine in comparisons.engines.items():
         got: dict[int, Outputs] = {}
-        for size in _batch_sizes(largest):
+        is_proven = comparisons.torch is None  # in batches of all sizes, with its certificate
+        for size in [largest] if is_proven else _batch_sizes(largest):
             rows = rows_alone if size == 1 else few if size < largest else slice(None)
             inputs = split.rows(rows)
             got[size] = engine.run(inputs, batch_size=size)
+            if provider.precision is None:
+                comparisons.note_flips(name, validated_NL, got[size], rows)
             comparisons.add(
                 f"{name}: {source} = {provider.name}, batch {size}",
                 lambda: (_rows(reference, rows), got[size]),  # noqa: B023 -- called at once
@@ -141,7 +146,7 @@ def _compare_split(comparisons: Comparisons, name: str, split: EvaluationSplit) 
                 provider=provider,
                 targets_NL=targets_NL[rows],
             )
-        if largest > 1:
+        if largest > 1 and not is_proven:
             comparisons.add(
                 f"{name}: {provider.name}, each row alone = in a batch",
                 lambda: (_rows(got[largest], rows_alone), got[1]),  # noqa: B023
@@ -216,6 +221,8 @@ def _report(
             program=None if comparisons.torch is None else comparisons.torch.program,
             tolerances=comparisons.tolerances,
         )
+    if comparisons.rounding is not None and comparisons.rounding.note is not None:
+        comparisons.notes.append(comparisons.rounding.note)
     report = ParityReport(
         checks=tuple(comparisons.checks),
         engines=tuple(provider.name for provider in comparisons.engines),
@@ -227,6 +234,7 @@ def _report(
         notes=tuple(comparisons.notes),
         departure=departure,
         worst=worst,
+        flipped=comparisons.flipped,
         evidence=evidence if failed else None,
     )
     if report.evidence is not None:

@@ -31,13 +31,16 @@ class Check:
     """Which rows: ``split`` (real ones), ``made up`` or ``head`` (logits, probabilities)."""
     row_names: tuple[str, ...] = ()
     """What a made-up row is, row by row."""
+    advice: str = ""
+    """What to do where it fails."""
 
     def problems(self) -> list[str]:
         """Return what is wrong, a sentence each, with the comparison's name in front."""
         few = self.row_names if len(self.row_names) <= _FEW_ROWS else ()
         names = ", ".join(f"{row} {name}" for row, name in enumerate(few))
         legend = f" (rows: {names})" if names else ""
-        return [f"{self.name}: {text}{legend}" for text in self.agreement.problems()]
+        found = [f"{self.name}: {text}{legend}" for text in self.agreement.problems()]
+        return [*found, self.advice] if found and self.advice else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,11 @@ class ParityReport:
     departure: Departure | None = None
     """How the error grows from node to node; with the first that departs where it failed."""
     worst: WorstRows | None = None
+    remarks: tuple[str, ...] = ()
+    """Those of the notes that a person should see: which validation decisions flip."""
+    flipped: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """By split, bool [N, L]: decisions that differ, in any comparison on its rows, from those on
+    the logits that training logged."""
     evidence: Path | None = field(default=None)
     """The folder in which the worst rows and the report were saved."""
 

@@ -36,15 +36,16 @@ LARGE = 1e3
 
 _DENORMAL = 1e-40
 
+_MAX_VALUES = 2**25
+"""Of so many values an input's columns are made out; of a larger input every few rows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MadeUpRows:
-    """Rows with a name for each, and how much larger than real ones they are."""
+    """Rows with a name for each."""
 
     inputs: Mapping[str, Array]
     names: tuple[str, ...]
-    magnitude_N: npt.NDArray[np.float64]
-    """1 or more: the largest absolute float over the largest one in real rows."""
     is_unlike: bool = True
     """Whether they are unlike real ones, rather than real ones cut or stretched."""
 
@@ -57,20 +58,30 @@ def take(inputs: Inputs, rows: Any) -> dict[str, Array]:
 def masks_of(inputs: Inputs) -> list[str]:
     """Return the inputs that mark which values of another one count, the likeliest first.
 
-    A mask holds integers 0 and 1, has the shape of another input, and shows something in each row.
+    A mask holds 0 and 1, as integers, booleans or (where it goes with integers) as floats, and has
+    the shape of another input, or of its first axes: frames [N, T, F] go with a mask [N, T].
     """
     found = []
     for name, array in inputs.items():
-        is_alike = any(other.shape == array.shape for key, other in inputs.items() if key != name)
-        if not is_alike or array.ndim < 2 or array.dtype.kind not in "iub" or not array.size:
+        others = [
+            other
+            for key, other in inputs.items()
+            if key != name and other.shape[: array.ndim] == array.shape
+        ]
+        kinds = "iubf" if any(other.dtype.kind in "iu" for other in others) else "iub"
+        if not others or array.ndim < 2 or array.dtype.kind not in kinds or not array.size:
             continue
-        if array.min() >= 0 and array.max() <= 1:
+        if np.isin(array, (0, 1)).all():
             found.append(name)
     return sorted(found, key=lambda name: ("mask" not in name.lower(), name))
 
 
 def random_rows(inputs: Inputs, *, seed: int = 0) -> MadeUpRows:
-    """Return rows of noise: floats three times as wide as real ones, integers from their range.
+    """Return rows of values that real ones have, each column drawn by itself.
+
+    Floats lie three times as far from their column's mean as the real value that was drawn; whole
+    numbers (ids, yes or no, counts, also where they come as floats) stay inside what their column
+    shows, and pictures (uint8) are noise.
 
     Args:
         inputs: Real rows by input, [N, ...].
@@ -86,24 +97,21 @@ def random_rows(inputs: Inputs, *, seed: int = 0) -> MadeUpRows:
         if name in masks or array.dtype.kind not in "fiub":
             made[name] = rows
         elif array.dtype.kind == "f":
-            real = array[np.isfinite(array)].astype(np.float64)
-            spread, centre = (real.std(), real.mean()) if real.size else (1.0, 0.0)
-            values = noise.normal(centre, 3 * spread or 1.0, rows.shape)
-            made[name] = values.astype(array.dtype)
+            made[name] = _random_floats(array, rows.shape, noise)
         else:
-            low, high = _range(array)
-            values = noise.integers(low, high, rows.shape, endpoint=True).astype(array.dtype)
-            made[name] = _where_shown(values, rows, base, masks, name)
-    names = tuple(f"random {row}" for row in range(num_rows))
-    return MadeUpRows(inputs=made, names=names, magnitude_N=_magnitude(inputs, made))
+            low, high = _range(array, is_sequence=_is_sequence(inputs, name, masks))
+            drawn = noise.integers(low, high, rows.shape, endpoint=True).astype(array.dtype)
+            made[name] = _where_shown(drawn, rows, base, masks, name)
+    return MadeUpRows(inputs=made, names=tuple(f"random {row}" for row in range(num_rows)))
 
 
 def extreme_rows(inputs: Inputs, *, reach: float = LARGE) -> MadeUpRows:
     """Return rows at the ends of what each input can hold.
 
-    Floats: zero, denormal, large (``reach`` times the largest real one) of either sign and of
-    alternating signs. Pictures (uint8): 0, 255, alternating. Other integers: the smallest and the
-    largest value seen, and both in turn. Masks: the shortest and the longest real row.
+    Floats: zero, denormal, large (``reach`` times the column's largest real one) of either sign
+    and of alternating signs; columns of whole numbers at the ends of what they show. Pictures
+    (uint8): 0, 255, alternating. Integers: the smallest and the largest value seen, and both in
+    turn. Masks: the shortest and the longest real row.
 
     Args:
         inputs: Real rows by input, [N, ...].
@@ -118,18 +126,21 @@ def extreme_rows(inputs: Inputs, *, reach: float = LARGE) -> MadeUpRows:
     kinds = ["zero", "denormal", "large", "large, negative", "large, alternating"]
     if not any(array.dtype.kind == "f" for array in inputs.values()):
         kinds = ["smallest", "largest", "alternating"]
+    columns = {
+        name: _extremes(array, kinds, reach, is_sequence=_is_sequence(inputs, name, masks))
+        for name, array in inputs.items()
+        if name not in masks and array.dtype.kind in "fiub"
+    }
     parts: list[dict[str, Array]] = []
     names = []
     for end, length in zip(ends, ("shortest", "longest"), strict=True):
         real = take(inputs, [end])
-        for kind in kinds:
+        for at, kind in enumerate(kinds):
             parts.append(
                 {
-                    name: array
-                    if name in masks
-                    else _where_shown(
-                        _extreme(inputs[name], array, kind, reach), array, real, masks, name
-                    )
+                    name: _where_shown(columns[name][at][None], array, real, masks, name)
+                    if name in columns
+                    else array
                     for name, array in real.items()
                 }
             )
@@ -137,7 +148,7 @@ def extreme_rows(inputs: Inputs, *, reach: float = LARGE) -> MadeUpRows:
         if not masks:
             break
     made = {name: np.concatenate([part[name] for part in parts]) for name in inputs}
-    return MadeUpRows(inputs=made, names=tuple(names), magnitude_N=_magnitude(inputs, made))
+    return MadeUpRows(inputs=made, names=tuple(names))
 
 
 def not_a_number_rows(inputs: Inputs) -> MadeUpRows | None:
@@ -149,9 +160,7 @@ def not_a_number_rows(inputs: Inputs) -> MadeUpRows | None:
     made = {name: np.repeat(array[:1], len(values), axis=0) for name, array in inputs.items()}
     made[at] = made[at].copy()
     made[at].reshape(len(values), -1)[:, 0] = values
-    return MadeUpRows(
-        inputs=made, names=("NaN", "infinity", "-infinity"), magnitude_N=np.ones(len(values))
-    )
+    return MadeUpRows(inputs=made, names=("NaN", "infinity", "-infinity"))
 
 
 def sizes_of(logged: int, *, low: int, high: int | None) -> list[int]:
@@ -206,11 +215,48 @@ def _repeated(inputs: Inputs, num_rows: int, noise: np.random.Generator) -> dict
     return take(inputs, noise.integers(0, num_real, num_rows))
 
 
-def _range(array: Array) -> tuple[int, int]:
-    """Return the ends of an integer input: all of uint8, else what real rows show."""
-    if array.dtype == np.uint8:
-        return 0, 255
-    return int(array.min()), int(array.max())
+def _is_sequence(inputs: Inputs, name: str, masks: list[str]) -> bool:
+    """Whether an input's places share one vocabulary, as a mask of its shape says."""
+    return any(inputs[mask].shape == inputs[name].shape for mask in masks)
+
+
+def _range(array: Array, *, is_sequence: bool) -> tuple[Array, Array]:
+    """Return the ends of an integer input, column by column, [...].
+
+    Columns of a table may each have a vocabulary of their own; a sequence's places share one, and
+    pixels take all of uint8.
+    """
+    if array.dtype == np.uint8 and array.ndim > 2:
+        return np.asarray(0), np.asarray(255)
+    axis = None if is_sequence else 0
+    return np.asarray(array.min(axis=axis)), np.asarray(array.max(axis=axis))
+
+
+def _random_floats(array: Array, shape: tuple[int, ...], noise: np.random.Generator) -> Array:
+    """Return real values, each column's drawn by itself, whole numbers as they are, others far."""
+    seen = _seen(array)
+    at = noise.integers(0, len(seen), shape)
+    drawn = np.take_along_axis(seen, at, axis=0)
+    centre = seen.mean(axis=0)
+    values = np.where(_is_whole(seen), drawn, centre + 3 * (drawn - centre))
+    return _fitting(values, array.dtype)
+
+
+def _seen(array: Array) -> npt.NDArray[np.float64]:
+    """Return a float input's values, NaN and infinity as 0."""
+    few = array[:: max(1, array.size // _MAX_VALUES)]
+    return np.where(np.isfinite(few), few, 0).astype(np.float64)
+
+
+def _is_whole(seen: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return bool [...]: whether a column holds whole numbers alone."""
+    return np.asarray((seen == np.round(seen)).all(axis=0))
+
+
+def _fitting(values: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
+    """Return floats in another type; what would be infinite there is the largest finite one."""
+    most = float(np.finfo(dtype).max)
+    return np.clip(values, -most, most).astype(dtype)
 
 
 def _where_shown(
@@ -227,48 +273,28 @@ def _where_shown(
     return values
 
 
-def _extreme(seen: Array, row: Array, kind: str, reach: float) -> Array:
-    """Return one input's row at an end of its range."""
-    alternating = np.arange(row.size).reshape(row.shape) % 2 == 0
-    if seen.dtype.kind == "f":
-        finite = seen[np.isfinite(seen)]
-        large = reach * max(float(np.abs(finite).max(initial=0.0)), 1.0)
-        if seen.dtype == np.float16:
-            large = min(large, 6e4)
-        value: Any = {
-            "zero": 0.0,
-            "denormal": _DENORMAL,
-            "large": large,
-            "large, negative": -large,
-            "large, alternating": np.where(alternating, large, -large),
-        }[kind]
-        return np.broadcast_to(np.asarray(value, dtype=np.float64), row.shape).astype(seen.dtype)
-    if seen.dtype.kind not in "iub":
-        return row
-    low, high = _range(seen)
-    value = {
-        "smallest": low,
-        "zero": low,
-        "denormal": low,
-        "largest": high,
-        "large": high,
-        "large, negative": low,
-    }.get(kind, np.where(alternating, high, low))
-    return np.broadcast_to(np.asarray(value), row.shape).astype(seen.dtype)
-
-
-def _magnitude(real: Inputs, made: Inputs) -> npt.NDArray[np.float64]:
-    """Return float64 [N]: how much larger a row's floats are than any real one's, 1 or more."""
-    num_rows = len(next(iter(made.values())))
-    factor_N = np.ones(num_rows)
-    for name, array in made.items():
-        if array.dtype.kind != "f" or not array.size:
-            continue
-        seen = real[name][np.isfinite(real[name])]
-        largest = float(np.abs(seen).max(initial=0.0)) or 1.0
-        row_N = np.abs(array.astype(np.float64)).reshape(num_rows, -1).max(axis=1)
-        factor_N = np.maximum(factor_N, row_N / largest)
-    return factor_N
+def _extremes(array: Array, kinds: list[str], reach: float, *, is_sequence: bool) -> list[Array]:
+    """Return one input's rows [...] at the ends of its range, one for each kind."""
+    shape = array.shape[1:]
+    alternating = np.arange(int(np.prod(shape))).reshape(shape) % 2 == 0
+    if array.dtype.kind == "f":
+        seen = _seen(array)
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        # a column that is 0 throughout stays so: nothing says how large it could be
+        large = np.where(_is_whole(seen), high, reach * np.maximum(np.abs(low), np.abs(high)))
+        small = np.where(_is_whole(seen), low, -large)
+        nearest = np.clip(0.0, low, high)  # to zero, of what the column shows
+        zero = np.where(_is_whole(seen), nearest, 0.0)
+        values = {"zero": zero, "denormal": np.where(_is_whole(seen), nearest, _DENORMAL)}
+    else:
+        small, large = _range(array, is_sequence=is_sequence)
+        values = {"zero": small, "denormal": small}
+    values |= {"smallest": small, "largest": large, "large": large, "large, negative": small}
+    between = np.where(alternating, large, small)
+    rows = [np.broadcast_to(values.get(kind, between), shape) for kind in kinds]
+    if array.dtype.kind == "f":
+        return [_fitting(row, array.dtype) for row in rows]
+    return [row.astype(array.dtype) for row in rows]
 
 
 def real_rows(inputs: Inputs, at_most: int) -> Iterator[int]:

@@ -159,11 +159,13 @@ class Client:
                 that are not asked for are computed from probabilities and thresholds, which gives
                 the server's own, bit for bit.
             timeout_s: How long the call may take, parts and retries included.
-            allow_nonfinite: Whether NaN and infinities may be sent. What lies on a GPU is not
-                looked through for them.
+            allow_nonfinite: Whether NaN and infinities may be sent, and NaN may come back. What
+                lies on a GPU is not looked through for them.
 
         Raises:
             DataError: If the inputs are not what the model takes; nothing was sent.
+            NotANumberError: If the model gives NaN for some rows: a `DataError` that names them,
+                and holds the answer.
             MissingExtraError: If an input lies on a GPU, and cuda-python is not installed.
             NotFoundError: If there is no such model, version or output.
             ServerError: If no server answers in time, or it cannot.

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import FloatArray
-from thresher.errors import DataError, MissingExtraError, ServerError, counted
+from thresher.errors import DataError, MissingExtraError, NotANumberError, ServerError, counted
 from thresher.terminal import printable
 from thresher_serving.client.canary import is_canary, without_canary
 from thresher_serving.client.metadata import ModelMetadata
 
-__all__ = ["NamedLabel", "Prediction", "prediction_of"]
+__all__ = ["NamedLabel", "Prediction", "check_is_number", "prediction_of"]
+
+_MAX_ROWS_NAMED = 5
 
 Array = npt.NDArray[Any]
 
@@ -167,6 +169,29 @@ class Prediction:
     def _named(self, row: int, at: int) -> NamedLabel:
         limit = None if self.thresholds is None else float(self.thresholds[at])
         return NamedLabel(self.label_names[at], float(self.probabilities[row, at]), limit)
+
+
+def check_is_number(prediction: Prediction) -> Prediction:
+    """Return an answer as it is.
+
+    Raises:
+        NotANumberError: If it holds NaN: no threshold says yes or no to that.
+    """
+    nan_N = np.isnan(prediction.probabilities).any(axis=1)
+    if not nan_N.any():
+        return prediction
+    rows = np.flatnonzero(nan_N).tolist()
+    named = ", ".join(map(str, rows[:_MAX_ROWS_NAMED]))
+    more = f" and {len(rows) - _MAX_ROWS_NAMED} more" if len(rows) > _MAX_ROWS_NAMED else ""
+    raise NotANumberError(
+        f"model {prediction.model_name} version {prediction.model_version} gives NaN for "
+        f"{len(rows)} of {len(prediction)} rows: row {named}{more}. A text without a token (an "
+        "attention mask of zeros) is the usual cause: leave such rows out or give them a token. "
+        "The other rows' answers are in this error's attribute prediction; "
+        "allow_nonfinite=True returns NaN as it is",
+        rows=rows,
+        prediction=prediction,
+    )
 
 
 def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Prediction:

@@ -18,7 +18,7 @@ from thresher_serving.client.examples import ExampleReader, NoTokenizerError
 from thresher_serving.client.failures import CallFailure, GoneError, RefusedError
 from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
 from thresher_serving.client.pace import Pace
-from thresher_serving.client.prediction import Prediction, prediction_of
+from thresher_serving.client.prediction import Prediction, check_is_number, prediction_of
 from thresher_serving.client.retries import Deadline, Retries
 from thresher_serving.client.transport import Answer, Request, Transport
 
@@ -101,7 +101,8 @@ class Session:
                 by, arrays = await self._infer_as(
                     canary, canary.version, inputs, choice, deadline.half(), allow_nonfinite
                 )
-                return prediction_of(by, arrays)
+                found = prediction_of(by, arrays)
+                return found if allow_nonfinite else check_is_number(found)
             except DataError:  # what serves may take it, or says what is wrong with it
                 pass
             except ThresherError:
@@ -112,7 +113,8 @@ class Session:
             )
         except NoTokenizerError as error:
             by, arrays = await self._infer_texts(model, error, version, choice, deadline)
-        return prediction_of(by, arrays)
+        found = prediction_of(by, arrays)
+        return found if allow_nonfinite else check_is_number(found)
 
     async def _infer_texts(
         self,

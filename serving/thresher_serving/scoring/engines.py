@@ -164,6 +164,7 @@ class TritonEngine:
             version=self._version.model.version,
             outputs=_outputs(with_logits),
             timeout_s=self._timeout_s,
+            allow_nonfinite=True,  # the job rejects the rows that are NaN, not the batch
         )
         return Answers(
             probabilities_NL=found.probabilities,

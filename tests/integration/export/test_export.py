@@ -333,7 +333,7 @@ def test_new_thresholds_take_over_the_body_without_torch(
     assert not any("torch" in check.name for check in done.report.checks)
 
 
-def test_a_body_that_is_not_what_was_proven_is_not_taken_over_unnoticed(
+def test_a_body_that_is_not_what_was_proven_is_named_and_not_taken_over(
     log_version: LogVersion, store: Path
 ) -> None:
     repository = ModelRepository(store / "models")
@@ -344,9 +344,11 @@ def test_a_body_that_is_not_what_was_proven_is_not_taken_over_unnoticed(
     nudge_a_weight(model)
     onnx.save(model, path)
     second = other_thresholds(first, store)
-    with pytest.raises(ParityError, match="logits differ"):
-        export_version(second.uri, repository=repository)
-    assert repository.versions("weather") == [1]
+    lines: list[str] = []
+    done = export_version(second.uri, repository=repository, progress=lines.append)
+    assert done.reused is None
+    assert any("weather/1 is not what was proven" in line for line in lines)
+    repository.check_proven("weather", 2)
 
 
 @pytest.mark.parametrize(

@@ -164,3 +164,76 @@ def test_bad_input_registers_nothing(log_version: LogVersion) -> None:
     logits[2, 1] = np.nan
     np.savez("nan.npz", logits=logits, targets=np.zeros((3, 4)))
     assert "rain" in fails("tune", URI, "--scores", "nan.npz")
+
+
+def test_tuning_starts_from_the_settings_of_the_version(log_version: LogVersion) -> None:
+    log_version()
+    first = tuned(
+        *("--objective", "mcc", "--calibrate", "platt", "--shrink", "--min-positives", "3"),
+        *("--set", "fog=0.4", "--set", "rain=f2", "--band", "1e-6"),
+    )
+    second = tuned("--objective", "micro_f1", "--set", "rain=f0.5")
+    expected = dict(first["settings"])  # type: ignore[call-overload]
+    expected |= {"objective": "micro_f1", "objectives": {"fog": "fixed=0.4", "rain": "f0.5"}}
+    assert second["settings"] == expected
+    assert second["changes"] == ["objective: mcc -> micro_f1", 'objectives."rain": f2 -> f0.5']
+    decisions = [resolve(f"models:/weather/{version}").decision() for version in (2, 3)]
+    np.testing.assert_array_equal(decisions[0].scale, decisions[1].scale)
+    assert decisions[1].thresholds[2] == np.float32(0.4)
+    figures = [content["metrics"] for content in (first, second)]
+    at_half = [
+        {name: value for name, value in found.items() if "at_0.5" in name}  # type: ignore[attr-defined]
+        for found in figures
+    ]
+    assert at_half[0] == at_half[1]
+    assert at_half[0]
+
+
+def test_a_trained_version_is_tuned_by_its_recipe_and_changes_are_printed(
+    log_version: LogVersion,
+) -> None:
+    version = log_version()
+    recipe = """
+        name = "weather"
+        [decision]
+        calibration = "temperature"
+        min_positives = 7
+        [decision.objectives]
+        fog = "fixed=0.25"
+    """
+    connect().MlflowClient().log_text(version.run_id, recipe, "recipe.toml")
+    outcome = thresher("tune", URI, "--no-shrink", "--calibrate", "none", "--set", "fog=0.3")
+    assert outcome.exit_code == 0, outcome.output
+    lines = outcome.stdout.splitlines()
+    at = lines.index("Settings: those of models:/weather/1, but")
+    assert lines[at + 1 : at + 3] == [
+        "  calibration: temperature -> none",
+        '  objectives."fog": fixed=0.25 -> fixed=0.3',
+    ]
+    assert "min_positives" not in outcome.stdout
+    assert "chosen for" in outcome.stdout
+
+
+def test_settings_that_are_not_recorded_or_not_understood_are_told(
+    log_version: LogVersion,
+) -> None:
+    version = log_version()
+    outcome = thresher("tune", URI)
+    assert "does not record its settings" in outcome.stderr
+    assert "calibration: as in decision.json -> none" in outcome.stdout
+    connect().MlflowClient().log_text(version.run_id, "[decision\n", "recipe.toml")
+    assert "recipe.toml: not valid TOML" in fails("tune", "models:/weather/1")
+
+
+def test_a_tuned_version_has_a_description_and_tags_on_mlflow(log_version: LogVersion) -> None:
+    log_version()
+    tuned("--objective", "f2", "--set", "fog=0.4")
+    client = connect().MlflowClient()
+    page = client.get_model_version("weather", "2")
+    for text in ("Tuned from models:/weather/1", "objective: f1 -> f2", "`fog` fixed=0.4", "| "):
+        assert text in page.description
+    assert {"thresher.version", "thresher.decision_sha256", "thresher.tuned_from"} <= set(page.tags)
+    run = client.get_run(page.run_id)
+    assert "objective: f1 -> f2" in run.data.tags["mlflow.note.content"]
+    assert run.data.params["objectives"] == '{"fog": "fixed=0.4"}'
+    assert run.data.params["objective"] == "f2"

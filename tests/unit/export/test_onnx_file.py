@@ -160,3 +160,159 @@ def test_the_command_needs_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     assert "has a decision head already; replace it" in twice.stderr
     assert head("out.onnx", "other.json", "-o", "other.onnx", "--replace").returncode == 0
     np.testing.assert_array_equal(logits(tmp_path / "out.onnx"), logits(tmp_path / "other.onnx"))
+
+
+LABELLED = Decision(labels=("sun", "rain", "fog"), thresholds=[0.5] * 3)
+WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
+
+
+def move_outside(tensor: TensorProto, file: Path, location: str = "") -> None:
+    """Append a tensor's bytes to a file, and let it name that."""
+    raw = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    start = file.stat().st_size if file.exists() else 0
+    place = (("location", location or file.name), ("offset", start), ("length", len(raw)))
+    for key, value in place:
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, str(value)
+    with file.open("ab") as opened:
+        opened.write(raw)
+
+
+def matmul(nodes: list[onnx.NodeProto], **weights: object) -> onnx.ModelProto:
+    """Return x @ w -> y after some nodes that make w."""
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        **weights,
+    )
+    opset = [helper.make_opsetid("", 20)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=10)
+
+
+def of_initializer() -> onnx.ModelProto:
+    return matmul([], initializer=[onnx.numpy_helper.from_array(WEIGHTS, "w")])
+
+
+def with_head(path: Path, to: Path) -> np.ndarray:
+    """Give a file a head, take the original away, and return what the copy answers."""
+    to.parent.mkdir()
+    write_model(append_decision_head(load_model(path), LABELLED), to)
+    for file in path.parent.iterdir():
+        if file.is_file():
+            file.unlink()
+    session = ort.InferenceSession(str(to), providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"x": np.ones((2, 4), np.float32)})[0]
+
+
+def test_weights_of_an_attribute_that_lie_outside_come_along(tmp_path: Path) -> None:
+    constant = helper.make_node(
+        "Constant", [], ["w"], value=onnx.numpy_helper.from_array(WEIGHTS, "w")
+    )
+    move_outside(constant.attribute[0].t, tmp_path / "weights.bin")
+    (tmp_path / "m.onnx").write_bytes(matmul([constant]).SerializeToString())
+    got = with_head(tmp_path / "m.onnx", tmp_path / "new" / "out.onnx")
+    np.testing.assert_allclose(got[0], WEIGHTS.sum(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [10, 10_000])
+def test_weights_of_branches_and_of_two_files_come_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(onnx_file, "EMBEDDED_BYTES", limit)
+    output = helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3])
+    then = helper.make_graph(
+        [helper.make_node("Identity", ["v"], ["w"])],
+        "then",
+        [],
+        [output],
+        [onnx.numpy_helper.from_array(WEIGHTS, "v")],
+    )
+    constant = onnx.numpy_helper.from_array(-WEIGHTS, "u")
+    other = helper.make_graph(
+        [helper.make_node("Constant", [], ["w"], value=constant)], "else", [], [output]
+    )
+    branch = helper.make_node("If", ["yes"], ["w"], then_branch=then, else_branch=other)
+    for attribute in branch.attribute:
+        for tensor in attribute.g.initializer:
+            move_outside(tensor, tmp_path / "first.bin")
+        for node in attribute.g.node:
+            for inner in node.attribute:
+                move_outside(inner.t, tmp_path / "second.bin")
+    yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+    model = matmul([branch], initializer=[yes])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    got = with_head(tmp_path / "m.onnx", tmp_path / "new" / "out.onnx")
+    np.testing.assert_allclose(got[0], WEIGHTS.sum(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_sparse_weights_become_dense(tmp_path: Path, is_constant: bool) -> None:
+    sparse = helper.make_sparse_tensor(
+        onnx.numpy_helper.from_array(np.float32([1, 2]), "w"),
+        onnx.numpy_helper.from_array(np.array([0, 5]), "at"),
+        [4, 3],
+    )
+    node = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    model = matmul([node]) if is_constant else matmul([], sparse_initializer=[sparse])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    got = with_head(tmp_path / "m.onnx", tmp_path / "new" / "out.onnx")
+    np.testing.assert_array_equal(got[0], [1, 0, 2])
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_linked_weights_of_a_hub_are_read(tmp_path: Path, link: str) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    model = of_initializer()
+    move_outside(model.graph.initializer[0], blobs / "abc", "m.onnx_data")
+    (blobs / "def").write_bytes(model.SerializeToString())
+    getattr(snapshot / "m.onnx", link)(blobs / "def")
+    getattr(snapshot / "m.onnx_data", link)(blobs / "abc")
+    got = with_head(snapshot / "m.onnx", tmp_path / "new" / "out.onnx")
+    np.testing.assert_allclose(got[0], WEIGHTS.sum(axis=0), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_what_is_linked_to_a_link_is_its_file(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    save_model(network(), tmp_path / "hub" / "m.onnx")
+    data = tmp_path / "hub" / "m.onnx.data"
+    data.rename(tmp_path / "blob")
+    data.symlink_to(tmp_path / "blob")
+    write_model(
+        append_decision_head(load_model(tmp_path / "hub" / "m.onnx"), DECISION), tmp_path / "o.onnx"
+    )
+    data.unlink()
+    assert not (tmp_path / "o.onnx.data").is_symlink()
+    assert logits(tmp_path / "o.onnx").shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    "location", ["../outside.bin", "a/../../outside.bin", "{folder}/outside.bin"]
+)
+def test_weights_that_the_model_names_outside_its_folder_are_refused(
+    tmp_path: Path, location: str
+) -> None:
+    folder = tmp_path / "model"
+    (folder / "a").mkdir(parents=True)
+    model = of_initializer()
+    place = location.format(folder=tmp_path)
+    move_outside(model.graph.initializer[0], tmp_path / "outside.bin", place)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ConversionError, match="outside its own folder"):
+        load_model(folder / "m.onnx")
+
+
+@pytest.mark.parametrize("left", [0, 20])
+def test_weights_that_are_cut_short_are_named(tmp_path: Path, left: int) -> None:
+    model = of_initializer()
+    move_outside(model.graph.initializer[0], tmp_path / "weights.bin")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "weights.bin").write_bytes(b"x" * left)
+    with pytest.raises(ConversionError, match=rf'cut short: it has {left} bytes, and "w" needs'):
+        load_model(tmp_path / "m.onnx")

@@ -32,7 +32,7 @@ def test_made_up_ids_stay_inside_what_was_seen_and_padding_stays() -> None:
     for made in (random_rows(inputs), extreme_rows(inputs)):
         ids, mask = made.inputs["input_ids"], made.inputs["attention_mask"]
         assert ids.dtype == np.int64
-        assert len(ids) == len(mask) == len(made.names) == len(made.magnitude_N)
+        assert len(ids) == len(mask) == len(made.names)
         assert ids.max() <= inputs["input_ids"].max()
         assert ids.min() >= 0
         assert (ids[mask == 0] == 0).all()
@@ -53,12 +53,10 @@ def test_extreme_floats_are_zero_denormal_and_large_of_either_sign() -> None:
     rows = dict(zip(made.names, made.inputs["features"], strict=True))
     assert not rows["zero"].any()
     assert 0 < rows["denormal"].max() < np.finfo(np.float32).tiny
-    largest = np.abs(features).max()
-    assert rows["large"].min() == pytest.approx(1000 * largest)
-    assert rows["large, negative"].max() == pytest.approx(-1000 * largest)
+    largest = np.abs(features).max(axis=0)
+    np.testing.assert_allclose(rows["large"], 1000 * largest, rtol=1e-6)
+    np.testing.assert_allclose(rows["large, negative"], -1000 * largest, rtol=1e-6)
     assert set(np.sign(rows["large, alternating"])) == {-1, 1}
-    assert made.magnitude_N[made.names.index("zero")] == 1
-    assert made.magnitude_N[made.names.index("large")] == pytest.approx(1000)
 
 
 def test_pictures_are_black_white_and_noise() -> None:
@@ -68,6 +66,40 @@ def test_pictures_are_black_white_and_noise() -> None:
     assert {int(row.min()) for row in made.inputs["pictures"]} == {0, 255}
     noise = random_rows({"pictures": pictures}).inputs["pictures"]
     assert (noise.min(), noise.max()) == (0, 255)
+
+
+def test_each_column_of_a_table_is_drawn_from_its_own_values() -> None:
+    rng = np.random.default_rng(0)
+    columns = {
+        "narrow": rng.normal(0.5, 0.6, 300),
+        "wide": rng.normal(-3e5, 14_458, 300),
+        "heavy": rng.lognormal(0, 3, 300),
+        "yes_or_no": rng.integers(0, 2, 300),
+        "category": rng.integers(7, 12, 300),
+        "constant": np.full(300, 4.25),
+    }
+    features = np.stack(list(columns.values()), axis=1).astype(np.float32)
+    made = random_rows({"features": features}).inputs["features"]
+    column = dict(zip(columns, made.T, strict=True))
+    far = np.abs(made - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    assert (far[:, :2].max(axis=0) < 12).all()  # three times what real rows show
+    assert (far[:, :2].max(axis=0) > 4).all()
+    assert set(column["yes_or_no"]) == {0, 1}
+    assert set(column["category"]) <= set(range(7, 12))
+    assert set(column["constant"]) == {4.25}
+    ends = extreme_rows({"features": features})
+    large = ends.inputs["features"][ends.names.index("large")]
+    np.testing.assert_allclose(large[:3], 1000 * np.abs(features[:, :3]).max(axis=0), rtol=1e-6)
+    assert large[3:5].tolist() == [1, 11]
+
+
+def test_integer_columns_keep_to_their_own_ids() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.stack([rng.integers(0, 3, 200), rng.integers(500, 900, 200)], axis=1)
+    for made in (random_rows({"ids": ids}), extreme_rows({"ids": ids})):
+        low, high = made.inputs["ids"].min(axis=0), made.inputs["ids"].max(axis=0)
+        assert (low >= ids.min(axis=0)).all()
+        assert (high <= ids.max(axis=0)).all()
 
 
 def test_random_rows_are_the_same_each_time() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thresher.errors import DataError
+from thresher.errors import DataError, NotANumberError
 from thresher_serving import Prediction
+from thresher_serving.client.prediction import check_is_number
 
 PROBABILITIES = np.float32([[0.9, 0.2, 0.5], [0.1, np.nan, 0.1]])
 
@@ -116,3 +117,11 @@ def test_a_printed_answer_names_few_rows_and_shows_controls_as_text() -> None:
         model_version=3,
     )
     assert str(empty) == "<Prediction by weather version 3: 0 rows x 2 labels>"
+
+
+def test_nan_is_an_error_that_names_the_rows_and_holds_the_others() -> None:
+    with pytest.raises(NotANumberError, match=r"NaN for 1 of 2 rows: row 1\. ") as error:
+        check_is_number(prediction())
+    assert isinstance(error.value, DataError)
+    assert error.value.rows == (1,)
+    assert error.value.prediction.named(0)[0].name == "rain"

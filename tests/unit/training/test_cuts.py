@@ -177,7 +177,7 @@ def test_a_bound_that_cannot_be_met_gives_the_nearest():
 def test_the_empty_and_the_smallest_matrix():
     assert cut_of(np.empty(0), np.empty(0))["thresholds"] == 0.5
     counts = {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
-    rest = {"thresholds": 0.25, "value": 1.0, "gap": 0.5, "feasible": True}
+    rest = {"thresholds": 0.25, "value": 1.0, "gap": 0.5, "feasible": True, "loss": 0.0}
     assert cut_of([0.5], [1]) == counts | rest
     assert len(best_cuts(np.empty((3, 0), f32), np.empty((3, 0)), F1)) == 0
 

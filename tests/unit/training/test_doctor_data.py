@@ -121,6 +121,25 @@ def test_infinite_features_are_an_error_that_names_the_row():
     assert "2 of 1,000 rows (first: row 7)" in finding.evidence
 
 
+def test_texts_without_a_token_are_named():
+    from thresher_training import DataSet
+    from thresher_training.doctor.inputs import _without_a_token
+
+    mask = np.ones((10, 4), dtype=np.int64)
+    mask[[3, 7]] = 0
+    targets = np.zeros((10, 2), dtype=np.float32)
+    inputs = {"input_ids": mask * 5, "attention_mask": mask}
+    split = Split(inputs=inputs, targets_NL=targets)
+    data = DataSet(
+        labels=("a", "b"),
+        source="texts",
+        splits={"train": split, "validation": split, "test": split},
+    )
+    findings = list(_without_a_token(data))
+    assert [(f.level, f.code) for f in findings] == [("warning", "empty-texts")] * 3
+    assert "2 of 10 rows (first: row 3, 7)" in findings[0].evidence
+
+
 def test_constant_columns_are_named():
     finding = found(data_of(features_with(slice(None), [3, 5], 0.5)), "constant-features")
     assert finding.level == "note"

@@ -1,5 +1,6 @@
 """The explorer's data: exact counts at every threshold it offers, and a file that is safe."""
 
+import dataclasses
 import json
 import re
 from html import unescape
@@ -146,3 +147,22 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
     probabilities, targets, tuned = tuned_case(["a", "b"])
     with pytest.raises(DataError, match=message):
         data_of(*change(probabilities, targets), tuned)
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric"),
+    [
+        ("micro_f1", "f1"),
+        ("example_f0.5", "f0.5"),
+        ("shared_f2", "f2"),
+        ("fixed=0.7", "f1"),
+        ("f2", "f2"),
+        ("mcc", "mcc"),
+        ("cost(fp=1,fn=5)", "cost(fp=1,fn=5)"),
+    ],
+)
+def test_a_labels_figure_is_called_what_it_is(objective, metric):
+    probabilities, targets, tuned = tuned_case(["a", "b"], 50)
+    report = tuple(dataclasses.replace(row, objective=objective) for row in tuned.report)
+    data = data_of(probabilities, targets, dataclasses.replace(tuned, report=report))
+    assert [row["metric"] for row in data["reports"]] == [metric] * 2

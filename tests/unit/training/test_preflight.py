@@ -148,13 +148,16 @@ def test_inputs_come_in_forwards_order():
         (Two(3), r"Two gives torch.float32 \[3, 3\] for 3 rows, expected .* \[3, 2\]"),
         (Summed(), r"Summed gives torch.float32 \[3\] for 3 rows"),
         (Half(), r"Half gives torch.float16 \[3, 2\]"),
-        (Wrapped(), "Wrapped gives dict"),
+        (Wrapped(), r'Wrapped gives a dict \(logits\); return its \["logits"\] alone from forward'),
         (Misnamed(), r"forward takes \(left, middle\), the data's inputs are left, right"),
         (Starred(), r"forward takes \(\*inputs\)"),
         (Extra(), r"forward takes \(left, right, mask\)"),
         (mlp(num_labels=2, num_features=5), r"forward takes \(features: .*Tensor"),
         (FixedBatch(), "cannot be exported with a dynamic batch axis"),
-        (Branching(), "cannot be exported with a dynamic batch axis"),
+        (
+            Branching(),
+            r'decides by the values in .*line \d+: "return logits if bool.*torch\.where',
+        ),
         (
             Apart(),
             r"that left and right have the same number of rows.*if left\.shape\[0\] != right",

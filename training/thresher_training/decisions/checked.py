@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import FloatArray
-from thresher_training.decisions.cuts import between
 from thresher_training.decisions.intervals import threshold_intervals
 from thresher_training.decisions.objectives import Objective
 from thresher_training.decisions.report import LabelReport
@@ -25,11 +24,15 @@ from thresher_training.decisions.robust import (
     robustness,
     shrink,
 )
+from thresher_training.decisions.room import clear_of_scores
 
 if TYPE_CHECKING:  # the recipe checks its objectives with this package
     from thresher_training.recipe import DecisionConfig
 
 __all__ = ["Checked", "check_thresholds"]
+
+_MARGIN = 1e-3
+"""The distance that a shrunk threshold keeps from scores, where its gap allows it."""
 
 _Array = npt.NDArray[np.float64]
 
@@ -134,9 +137,11 @@ def check_thresholds(
         notes.append("shrinkage: no label has a threshold that may be moved; nothing to draw")
     shrunk_L, weight_L = shrink(thresholds_L, shared, positives_L, strength)
     weight_L = np.where(pliable_L, weight_L, 1.0)
-    new_L = np.where(pliable_L, _clear(scores_NL, targets_NL, shrunk_L), thresholds_L)
     moved_L = pliable_L & (weight_L < 1)
-    new_L = np.where(moved_L, new_L, thresholds_L).astype(np.float32)
+    shrunk_L = np.where(moved_L, shrunk_L, thresholds_L).astype(np.float32)
+    new_L = clear_of_scores(
+        scores_NL, targets_NL, shrunk_L, band=config.band, margin=_MARGIN, where_L=moved_L
+    )
     found = None
     if config.intervals:
         of_folds_KL, _ = shrink(folds.own_KL, folds.shared_K[:, None], folds.positives_KL, strength)
@@ -173,23 +178,3 @@ def check_thresholds(
         robustness=found,
         notes=tuple(notes),
     )
-
-
-def _clear(scores_NL: FloatArray, targets_NL: FloatArray, thresholds_L: FloatArray) -> FloatArray:
-    """Return thresholds moved off the known scores nearest to them, by up to 0.001.
-
-    None crosses a score, so the outcome stays, and rounding differences between engines do not
-    flip it. They are not put in the middle of the gap, which may be far from where they were drawn.
-    """
-    clear_L = np.array(thresholds_L, dtype=np.float32)
-    for at, threshold in enumerate(clear_L):
-        known_N = scores_NL[~np.isnan(targets_NL[:, at]), at]
-        yes_N = known_N >= threshold
-        high = float(known_N[yes_N].min()) if yes_N.any() else 1.0
-        low = float(known_N[~yes_N].max()) if not yes_N.all() else 0.0
-        margin = min((high - low) / 2, 1e-3)
-        moved = between(low, high)
-        if margin == 1e-3:
-            moved = np.float32(min(max(float(threshold), low + margin), high - margin))
-        clear_L[at] = moved
-    return clear_L

@@ -2,7 +2,8 @@
 
 Every cut between two neighbouring distinct scores is tried, by sorting. Among the cuts with the
 best value the one with the widest gap is taken, and the threshold is put in its middle: rounding
-differences between engines then have the most room before they flip a validated decision.
+differences between engines then have the most room before they flip a validated decision. Where a
+band is given, cuts in narrower gaps are no candidates (`thresher_training.decisions.room`).
 
 A score in [0, 1] and its target are packed into one uint32 (the float32's bits, which order as the
 scores do, and the target in the lowest bit), so one plain sort orders both. Blocks of labels are
@@ -25,8 +26,9 @@ import numpy.typing as npt
 
 from thresher.errors import DataError, DecisionError
 from thresher_training.decisions.objectives import Objective
+from thresher_training.decisions.room import around, between, roomy_cut
 
-__all__ = ["Cuts", "Progress", "best_cuts", "between", "check_shapes"]
+__all__ = ["Cuts", "Progress", "best_cuts", "check_shapes"]
 
 Progress = Callable[[int, int], None]
 """Called with the labels done and all labels, from one thread at a time."""
@@ -67,6 +69,9 @@ class Cuts:
     feasible_L: npt.NDArray[np.bool_]
     """Whether the objective's bound is met; where not, the cut is the nearest that can be had."""
 
+    loss_L: npt.NDArray[np.float64]
+    """How far the value lies below the best one, whose gap is narrower than the band."""
+
     def __len__(self) -> int:
         return len(self.thresholds_L)
 
@@ -89,6 +94,7 @@ def best_cuts(
     targets_NL: npt.NDArray[Any],
     objectives: Objective | Sequence[Objective],
     *,
+    band: float = 0.0,
     block_bytes: int = 96 * 2**20,
     num_threads: int | None = None,
     progress: Progress | None = None,
@@ -105,6 +111,9 @@ def best_cuts(
         targets_NL: [N, L] of 0 and 1; bool, integers, or floats with NaN where unknown, which is
             left out.
         objectives: One for all labels, or one for each; none of them joint.
+        band: The narrowest gap that a cut may have, in probability. Where there is none as wide,
+            the widest among the cuts within 0.001 of the best value is taken. All cuts are
+            candidates with 0.
         block_bytes: Memory of a thread's block; at least one label is worked on.
         num_threads: Threads; all cores where left out.
         progress: Called after each block.
@@ -138,7 +147,7 @@ def best_cuts(
     def work(start: int) -> list[tuple[Any, ...]]:
         block = slice(start, start + width)
         keys_LN = _keys(scores_NL[:, block], targets_NL[:, block], names[block])
-        return [_best_cut(*row, each[start + at]) for at, row in enumerate(keys_LN)]
+        return [_best_cut(*row, each[start + at], band) for at, row in enumerate(keys_LN)]
 
     rows: list[tuple[Any, ...]] = []
     with ThreadPoolExecutor(num_threads) as pool:
@@ -146,8 +155,8 @@ def best_cuts(
             rows += found
             if progress:
                 progress(len(rows), num_labels)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 8
-    dtypes = (np.float32, *[np.int64] * 4, np.float64, np.float64, np.bool_)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+    dtypes = (np.float32, *[np.int64] * 4, np.float64, np.float64, np.bool_, np.float64)
     arrays: list[Any] = [
         np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)
     ]
@@ -208,14 +217,14 @@ def _keys(
 
 
 def _best_cut(
-    key_N: npt.NDArray[np.uint32], num_positives: int, objective: Objective
+    key_N: npt.NDArray[np.uint32], num_positives: int, objective: Objective, band: float
 ) -> tuple[Any, ...]:
     """Return one label's row of `Cuts` from its sorted keys."""
     num_rows = len(key_N)
     if not num_rows:
         threshold = objective.threshold if objective.kind == "fixed" else 0.5
         value, is_met = objective.value(0, 0, 0, 0), objective.is_met(0, 0, 0, 0)
-        return threshold, 0, 0, 0, 0, float(value), 0.0, bool(is_met)
+        return threshold, 0, 0, 0, 0, float(value), 0.0, bool(is_met), 0.0
     # a cut at k: the rows from k on are positive; none at all where there is room below 1
     top = num_rows if key_N[-1] >> 1 < _ONE else int(np.searchsorted(key_N, _ONE << 1))
     if objective.kind == "fixed":
@@ -243,35 +252,27 @@ def _best_cut(
     if len(best_K) > 1:
         tie_K = objective.tie_value(tp_K[best_K], fp_K[best_K], fn_K[best_K], tn_K[best_K])
         best_K = best_K[tie_K == tie_K.max()]
-    high_K, low_K = _around(key_N, cut_K[best_K])
+    high_K, low_K = around(key_N, cut_K[best_K])
     widest = int(np.argmax(high_K - low_K))
-    at, low, high = best_K[widest], float(low_K[widest]), float(high_K[widest])
-    counts = (tp_K[at], fp_K[at], fn_K[at], tn_K[at])
+    cut, tp = int(cut_K[best_K[widest]]), int(tp_K[best_K[widest]])
+    low, high = float(low_K[widest]), float(high_K[widest])
+    if high - low < band and objective.kind != "fixed":
+        real_K = cut_K <= top  # beyond it, equal scores of 1 would be torn apart
+        cut, tp = roomy_cut(key_N, cut_K[real_K], tp_K[real_K], value_K[real_K], objective, band)
+        (high,), (low,) = around(key_N, np.array([cut]))
+    fp = (num_rows - cut) - tp
+    counts = (tp, fp, num_positives - tp, (num_rows - num_positives) - fp)
+    reached = float(objective.value(*counts))
+    loss = float(value_K.max()) - reached
     middle = objective.threshold if objective.kind == "fixed" else float(between(low, high))
-    return middle, *counts, value_K[at], high - low, bool(objective.is_met(*counts))
-
-
-def _around(
-    key_N: npt.NDArray[np.uint32], cut_K: npt.NDArray[np.intp]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the scores above and below each cut; 1 and 0 where there are none."""
-    last = len(key_N) - 1
-    high_K = np.where(cut_K <= last, key_N[np.minimum(cut_K, last)] >> np.uint32(1), _ONE)
-    low_K = np.where(cut_K > 0, key_N[np.maximum(cut_K - 1, 0)] >> np.uint32(1), np.uint32(0))
-    return high_K.view(np.float32).astype(np.float64), low_K.view(np.float32).astype(np.float64)
+    return middle, *counts, reached, high - low, bool(objective.is_met(*counts)), loss
 
 
 def _at_half(key_N: npt.NDArray[np.uint32], objective: Objective) -> tuple[Any, ...]:
     """Return the row of a label without positives whose cuts are all alike."""
     negatives_above = len(key_N) - int(np.searchsorted(key_N, np.float32(0.5).view(np.uint32) << 1))
     counts = (0, negatives_above, 0, len(key_N) - negatives_above)
-    return 0.5, *counts, float(objective.value(*counts)), 0.0, bool(objective.is_met(*counts))
-
-
-def between(low: float, high: float) -> np.float32:
-    """Return the float32 nearest the middle of two float32 scores, above low and at most high."""
-    middle = np.float32((low + high) / 2)
-    return middle if middle > low else np.float32(high)
+    return 0.5, *counts, float(objective.value(*counts)), 0.0, bool(objective.is_met(*counts)), 0.0
 
 
 def _check_scores(score_N: npt.NDArray[np.float32], label: str) -> None:

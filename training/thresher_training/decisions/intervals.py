@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import FloatArray
-from thresher_training.decisions.cuts import between
 from thresher_training.decisions.objectives import Objective
+from thresher_training.decisions.room import between
 
 __all__ = ["threshold_intervals", "value_intervals"]
 

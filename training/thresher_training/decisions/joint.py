@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thresher_training.decisions.cuts import Cuts, Progress, best_cuts, between, check_shapes
+from thresher_training.decisions.cuts import Cuts, Progress, best_cuts, check_shapes
 from thresher_training.decisions.objectives import Objective
 from thresher_training.decisions.pooled import best_pooled_cut
+from thresher_training.decisions.room import MOST_LOSS, NEAR_BEST, between
 
 __all__ = ["best_example_cuts", "best_micro_cuts", "cuts_at", "example_value", "shared_cut"]
 
@@ -35,7 +36,11 @@ _ROWS = 8192
 
 
 def shared_cut(
-    scores_NL: npt.NDArray[np.float32], targets_NL: npt.NDArray[Any], objective: Objective
+    scores_NL: npt.NDArray[np.float32],
+    targets_NL: npt.NDArray[Any],
+    objective: Objective,
+    *,
+    band: float = 0.0,
 ) -> Cuts:
     """Return the one cut that is best over all labels' scores pooled, as `Cuts` of length 1.
 
@@ -43,13 +48,16 @@ def shared_cut(
         scores_NL: float32 [N, L] in [0, 1].
         targets_NL: [N, L] of 0, 1 and NaN.
         objective: For the pooled counts; F-beta gives the best micro-F-beta of one threshold.
+        band: As in `best_cuts`; of more than 16 million scores any cut is a candidate, since they
+            leave no gap that is as wide.
     """
     scores_NL, targets_NL = check_shapes(scores_NL, targets_NL)
     if scores_NL.size > _MAX_SORTED and objective.kind == "f":
         found = best_pooled_cut(scores_NL, targets_NL, objective)
         if found is not None:
             return found
-    return best_cuts(scores_NL.reshape(-1, 1), targets_NL.reshape(-1, 1), objective, num_threads=1)
+    pooled = scores_NL.reshape(-1, 1), targets_NL.reshape(-1, 1)
+    return best_cuts(*pooled, objective, band=band, num_threads=1)
 
 
 def cuts_at(
@@ -82,6 +90,7 @@ def cuts_at(
         tn_L=cuts.tn_L,
         value_L=np.array([objective.value(*count) for objective, count in pairs], np.float64),
         gap_L=cuts.gap_L,
+        loss_L=cuts.loss_L,
         feasible_L=np.array([objective.is_met(*count) for objective, count in pairs], np.bool_),
     )
 
@@ -93,6 +102,7 @@ def best_micro_cuts(
     start: Cuts,
     free_L: _BoolArray | None = None,
     *,
+    band: float = 0.0,
     progress: Progress | None = None,
 ) -> tuple[Cuts, float]:
     """Return the cuts with the best micro-F-beta there is, and that value.
@@ -104,6 +114,7 @@ def best_micro_cuts(
         start: Where to start; any cuts will do, good ones save steps.
         free_L: bool [L], the labels whose cuts may change; all where left out. The others keep
             those of ``start`` and still count.
+        band: As in `best_cuts`.
         progress: Called in each step with the labels done and all labels.
     """
     free_L = np.ones(len(start), dtype=np.bool_) if free_L is None else free_L
@@ -112,7 +123,7 @@ def best_micro_cuts(
         linear = Objective(
             text="linear", kind="cost", fp_cost=best, fn_cost=1 + objective.beta**2 - best
         )
-        found = best_cuts(scores_NL, targets_NL, linear, progress=progress)
+        found = best_cuts(scores_NL, targets_NL, linear, band=band, progress=progress)
         found = start.replace(free_L, found)
         value = _micro(found, objective)
         if value >= best:  # at the optimum too: the same value, in the widest gaps
@@ -121,7 +132,11 @@ def best_micro_cuts(
             break
         best = value
     value_L = objective.value(cuts.tp_L, cuts.fp_L, cuts.fn_L, cuts.tn_L)
-    scored = Cuts(**{**_arrays(cuts), "value_L": value_L})
+    # what a label's cost is above its least, as a share of what is below the line of micro-F
+    known_L, square = cuts.tp_L + cuts.fp_L + cuts.fn_L + cuts.tn_L, objective.beta**2
+    below = float(((1 + square) * cuts.tp_L + square * cuts.fn_L + cuts.fp_L).sum())
+    loss_L = np.zeros(len(cuts)) if cuts is start else cuts.loss_L * known_L / max(below, 1.0)
+    scored = Cuts(**{**_arrays(cuts), "value_L": value_L, "loss_L": loss_L})
     return start.replace(free_L, scored), best
 
 
@@ -160,6 +175,7 @@ def best_example_cuts(
     starts: list[npt.NDArray[np.float32]],
     free_L: _BoolArray | None = None,
     *,
+    band: float = 0.0,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Return thresholds float32 [L] with a locally best example-based F-beta, and that value.
@@ -172,6 +188,7 @@ def best_example_cuts(
         objective: Its ``beta`` counts.
         starts: Thresholds float32 [L] to start from; the best end is returned.
         free_L: bool [L], the labels whose thresholds may change; all where left out.
+        band: As in `best_cuts`; the starts are to have that room.
         progress: Called in each sweep with the labels done and all labels.
     """
     scores_NL, targets_NL = check_shapes(scores_NL, targets_NL)
@@ -186,7 +203,9 @@ def best_example_cuts(
             for done, at in enumerate(free):
                 column = np.ascontiguousarray(scores_NL[:, at]), targets_NL[:, at] == 1
                 known_N = column[1] | (targets_NL[:, at] == 0)
-                thresholds_L[at] = _improve(*column, known_N, thresholds_L[at], *terms, objective)
+                thresholds_L[at] = _improve(
+                    *column, known_N, thresholds_L[at], *terms, objective, band
+                )
                 if progress:
                     progress(done + 1, len(free))
             before = value
@@ -224,6 +243,7 @@ def _improve(
     above_N: npt.NDArray[np.float64],
     below_N: npt.NDArray[np.float64],
     objective: Objective,
+    band: float,
 ) -> np.float32:
     """Return one label's best threshold with the others held; brings the rows' terms up to date."""
     gain = 1 + objective.beta**2
@@ -241,8 +261,16 @@ def _improve(
     gap_K = high_K - sorted_K
     gap_K[-1] = max(gap_K[-1], 1e-300)  # everything positive is a cut even where the lowest is 0
     real_K = np.flatnonzero(gap_K > 0)
-    best_K = real_K[total_K[real_K] >= total_K[real_K].max() - 1e-9]
-    at = best_K[np.argmax(gap_K[best_K])]
+    least = total_K[real_K].max() - 1e-9
+    at = _widest(real_K[total_K[real_K] >= least], gap_K)
+    if gap_K[at] < band:
+        scale = np.count_nonzero(positive_N)  # what the label's rows can add at most
+        wide_K = real_K[gap_K[real_K] >= band]
+        wide_K = wide_K[total_K[wide_K] >= least - max(MOST_LOSS * scale, 1.0)]
+        if ((wide_K > 0) & (wide_K < len(rows_K))).any():
+            at = _widest(wide_K[total_K[wide_K] >= total_K[wide_K].max() - 1e-9], gap_K)
+        else:
+            at = _widest(real_K[total_K[real_K] >= least - NEAR_BEST * scale], gap_K)
     if not len(rows_K) or total_K[at] <= gain_N[yes_N].sum() + 1e-9:
         best = threshold
     else:
@@ -251,3 +279,8 @@ def _improve(
     above_N += gain * (yes_N & positive_N)
     below_N += yes_N
     return np.float32(best)
+
+
+def _widest(of_K: npt.NDArray[np.intp], gap_K: npt.NDArray[np.float64]) -> np.intp:
+    """Return the one of some cuts that has the widest gap."""
+    return np.intp(of_K[np.argmax(gap_K[of_K])])

@@ -87,6 +87,12 @@ class Objective:
     """Of ``fixed``."""
 
     @property
+    def metric_name(self) -> str:
+        """What `metric` is called: of a joint or fixed objective it is a label's own F-beta."""
+        is_f = self.is_joint or self.kind == "fixed"
+        return f"f{_short(self.beta)}" if is_f else self.text
+
+    @property
     def is_joint(self) -> bool:
         """Whether labels cannot be tuned one by one."""
         return self.kind in _JOINT

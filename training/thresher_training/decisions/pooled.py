@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thresher_training.decisions.cuts import Cuts, between
+from thresher_training.decisions.cuts import Cuts
 from thresher_training.decisions.objectives import Objective
+from thresher_training.decisions.room import between
 
 __all__ = ["best_pooled_cut"]
 
@@ -68,6 +69,7 @@ def best_pooled_cut(
         value_L=value_K[[at]],
         gap_L=np.array([high - low]),
         feasible_L=np.ones(1, dtype=np.bool_),
+        loss_L=np.zeros(1),
     )
 
 

@@ -11,6 +11,9 @@ from thresher.decision import Decision
 
 __all__ = ["LabelReport", "TunedDecision"]
 
+_MANY_ROWS = 0.1
+_LOW_F1 = 0.2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
@@ -29,6 +32,10 @@ class LabelReport:
 
     gap: float
     """Distance between the scores around the threshold; of the pooled ones where it is shared."""
+
+    loss: float = 0.0
+    """What was given up of the objective's value for a gap that rounding does not cross; of a
+    joint objective the label's share of it."""
 
     value: float
     """The objective's metric at the threshold, on the tuned rows."""
@@ -49,6 +56,21 @@ class LabelReport:
 
     warnings: tuple[str, ...] = ()
     """Such as "12 positives" or "never predicted"."""
+
+    @property
+    def f1(self) -> float:
+        """F1 at the threshold, on the tuned rows, whatever the objective; 0 without any yes."""
+        return 2 * self.tp / max(2 * self.tp + self.fp + self.fn, 1)
+
+    @property
+    def share(self) -> float:
+        """The share of known rows that the label is given to."""
+        return (self.tp + self.fp) / max(self.positives + self.negatives, 1)
+
+    @property
+    def is_given_too_often(self) -> bool:
+        """Whether many rows get the label, and nearly all of them wrongly."""
+        return self.share >= _MANY_ROWS and self.f1 < _LOW_F1
 
     @property
     def positives(self) -> int:

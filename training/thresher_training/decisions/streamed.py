@@ -18,6 +18,7 @@ from thresher.errors import DecisionError
 from thresher.scores import NEGATIVE, POSITIVE, ScoreHistograms, bin_edges
 from thresher_training.decisions.cuts import Cuts
 from thresher_training.decisions.objectives import Objective
+from thresher_training.decisions.room import FP32_BAND, between, least_value
 
 __all__ = ["StreamedCuts", "best_cuts_of_histograms"]
 
@@ -40,14 +41,19 @@ def best_cuts_of_histograms(
     *,
     scale_L: npt.ArrayLike | None = None,
     bias_L: npt.ArrayLike | None = None,
+    band: float = FP32_BAND,
 ) -> StreamedCuts:
     """Return the best cut between bins for each label, in the middle of the widest such gap.
+
+    A cut whose gap is narrower than the band is taken only where there is no other, as in
+    `thresher_training.decisions.cuts.best_cuts`; the gap is that of the bins, at most the rows'.
 
     Args:
         histograms: Of logits and known targets; rows with unknown targets are left out.
         objectives: One for all labels, or one for each; neither joint nor fixed.
         scale_L: float32 [L] of the calibration that the thresholds are for; 1 where left out.
         bias_L: float32 [L], likewise; 0 where left out.
+        band: The narrowest gap wanted, in probability; 0 takes any cut.
 
     Raises:
         DecisionError: If an objective is joint or fixed, or they are not one for each label.
@@ -63,7 +69,7 @@ def best_cuts_of_histograms(
     edges_B = bin_edges(histograms.num_bins)
     thresholds_L = np.full(num_labels, 0.5, dtype=np.float32)
     counts_4L = np.zeros((4, num_labels), dtype=np.int64)
-    value_L, upper_L, gap_L = np.zeros(num_labels), np.zeros(num_labels), np.zeros(num_labels)
+    value_L, upper_L, gap_L, loss_L = np.zeros((4, num_labels))
     feasible_L = np.zeros(num_labels, dtype=np.bool_)
     calibration: tuple[float, float] | None = None
     for at, objective in enumerate(each):
@@ -75,12 +81,15 @@ def best_cuts_of_histograms(
         value_C = objective.value(*counts_4C)
         if calibration != (calibration := (float(scale[at]), float(bias[at]))):
             probability_C = _ends(edges_B, *calibration)
-        cut, low, high = _widest(objective, counts_4C, value_C, pos_B + neg_B, probability_C)
+        upper_L[at] = max(float(value_C.max()), _upper(objective, tp_C, fp_C))
+        cut, low, high = _widest(
+            objective, counts_4C, value_C, pos_B + neg_B, probability_C, band, upper_L[at]
+        )
         counts_4L[:, at] = counts_4C[:, cut]
-        thresholds_L[at] = np.float32((low + high) / 2) if high > low else np.float32(high)
+        thresholds_L[at] = between(low, high)
         value_L[at], gap_L[at] = value_C[cut], high - low
+        loss_L[at] = value_C.max() - value_C[cut]
         feasible_L[at] = objective.is_met(*counts_4C[:, cut])
-        upper_L[at] = max(value_C[cut], _upper(objective, tp_C, fp_C))
     tp_L, fp_L, fn_L, tn_L = counts_4L
     return StreamedCuts(
         cuts=Cuts(
@@ -92,6 +101,7 @@ def best_cuts_of_histograms(
             value_L=value_L,
             gap_L=gap_L,
             feasible_L=feasible_L,
+            loss_L=loss_L,
         ),
         upper_L=upper_L,
     )
@@ -115,20 +125,40 @@ def _widest(
     value_C: npt.NDArray[np.float64],
     rows_B: npt.NDArray[np.int64],
     probability_C: FloatArray,
+    band: float,
+    upper: float,
 ) -> tuple[int, float, float]:
-    """Return the best cut and the probabilities of the empty bins' ends around it."""
-    best_C = np.flatnonzero(value_C == value_C.max())
-    tie_C = objective.tie_value(*counts_4C[:, best_C])
-    best_C = best_C[tie_C == tie_C.max()]
+    """Return the cut to take and the probabilities of the empty bins' ends around it."""
     occupied = np.flatnonzero(rows_B)
     # equal cuts differ by empty bins: each stands for the gap between the occupied ones around it
-    above = np.searchsorted(occupied, best_C)
+    above_C = np.searchsorted(occupied, np.arange(len(value_C)))
     ends = np.append(occupied, len(rows_B))
     starts = np.concatenate([[0], occupied + 1])
-    high_C = probability_C[ends[above]].astype(np.float64)
-    low_C = probability_C[starts[above]].astype(np.float64)
-    at = int(np.argmax(high_C - low_C))
-    return int(best_C[at]), float(low_C[at]), float(high_C[at])
+    high_C = probability_C[ends[above_C]].astype(np.float64)
+    low_C = probability_C[starts[above_C]].astype(np.float64)
+    gap_C = high_C - low_C
+    tie_C = objective.tie_value(*counts_4C)
+
+    def widest_best(of_C: npt.NDArray[np.bool_]) -> int:
+        of_C = of_C & (value_C == value_C[of_C].max())
+        of_C &= tie_C == tie_C[of_C].max()
+        return int(np.argmax(np.where(of_C, gap_C, -1.0)))
+
+    at = widest_best(np.ones(len(value_C), dtype=np.bool_))
+    if gap_C[at] < band and len(occupied):
+        best, positives = float(value_C.max()), int(counts_4C[0, 0])
+        num_rows = positives + int(counts_4C[1, 0])
+        least, near = (
+            least_value(objective, best, positives, num_rows, near=near) for near in (False, True)
+        )
+        wide_C = (gap_C >= band) & (value_C >= least)
+        if (wide_C & (above_C > 0) & (above_C < len(occupied))).any():
+            at = widest_best(wide_C)
+        else:
+            # near what the rows' own best cut can reach, where the bins come as near
+            near = max(near, min(best, near + upper - best))
+            at = int(np.argmax(np.where(value_C >= near, gap_C, -1.0)))
+    return at, float(low_C[at]), float(high_C[at])
 
 
 def _upper(objective: Objective, tp_C: npt.NDArray[np.int64], fp_C: npt.NDArray[np.int64]) -> float:

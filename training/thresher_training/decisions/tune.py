@@ -7,6 +7,7 @@ is an error that says what can be had.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from thresher_training.decisions.joint import (
 )
 from thresher_training.decisions.objectives import Objective, parse_objective
 from thresher_training.decisions.report import LabelReport, TunedDecision
+from thresher_training.decisions.room import clear_of_scores, clear_of_served, off_the_grid
 
 if TYPE_CHECKING:  # the recipe checks its objectives with this package
     from thresher_training.recipe import DecisionConfig
@@ -35,6 +37,7 @@ __all__ = ["choose_cuts", "resolve_objectives", "shared_objective", "tune_decisi
 
 _BoolArray = npt.NDArray[np.bool_]
 _ROWS = 8192
+_MOST_NAMED = 10
 
 
 def tune_decision(
@@ -43,6 +46,7 @@ def tune_decision(
     targets_NL: FloatArray,
     config: DecisionConfig,
     *,
+    served_logits_NL: FloatArray | None = None,
     progress: Progress | None = None,
 ) -> TunedDecision:
     """Return the decision with the best value of each label's objective on a split.
@@ -56,6 +60,9 @@ def tune_decision(
         logits_NL: float32 [N, L] of the validation split.
         targets_NL: float32 [N, L] of 0 and 1; NaN where unknown.
         config: The recipe's section.
+        served_logits_NL: float32 [N, L], what the model that is served gives for the same rows,
+            where ``logits_NL`` comes of other networks (cross-fitting). It chooses nothing, but
+            thresholds keep clear of its scores too, within their gaps.
         progress: Called with labels done and all labels, in each pass over the labels.
 
     Raises:
@@ -77,15 +84,30 @@ def tune_decision(
         probabilities_NL,
         targets_NL,
         [_of_one_label(objective) for objective in objectives],
+        band=config.band,
         progress=progress,
         labels=labels,
     )
     reasons = _fallback_reasons(own, objectives, config.min_positives)
     free_L = np.array([not reason for reason in reasons])
     _check_met(labels, own, objectives, free_L)
-    shared = shared_cut(probabilities_NL, targets_NL, shared_objective(objectives))
+    # labels that fall back on it get room of their own; a threshold that all want needs it itself
+    wants_shared = any(objective.kind == "shared" for objective in objectives)
+    shared = shared_cut(
+        probabilities_NL,
+        targets_NL,
+        shared_objective(objectives),
+        band=config.band if wants_shared else 0.0,
+    )
     cuts = choose_cuts(
-        probabilities_NL, targets_NL, objectives, own, shared, free_L, progress=progress
+        probabilities_NL,
+        targets_NL,
+        objectives,
+        own,
+        shared,
+        free_L,
+        band=config.band,
+        progress=progress,
     )
     checked = None
     if config.shrinkage or config.intervals:
@@ -106,10 +128,20 @@ def tune_decision(
                 checked.shrunk_L,
                 cuts_at(probabilities_NL, targets_NL, checked.thresholds_L, single),
             )
-    thresholds_L = cuts.thresholds_L
+    may_move_L = np.array([each.kind not in {"fixed", "shared"} for each in objectives])
+    thresholds_L = off_the_grid(logits_NL, cuts.thresholds_L, scale_L, bias_L, where_L=may_move_L)
+    if served_logits_NL is not None:
+        thresholds_L = clear_of_served(
+            probabilities_NL,
+            half.probabilities(served_logits_NL),
+            thresholds_L,
+            band=config.band,
+            where_L=may_move_L,
+        )
+    cuts = dataclasses.replace(cuts, thresholds_L=thresholds_L)
     decision = Decision(labels=labels, thresholds=thresholds_L, scale=scale_L, bias=bias_L)
     report = [
-        _label_report(label, cuts.at(at), thresholds_L[at], objectives[at], reasons[at])
+        _label_report(label, cuts.at(at), objectives[at], reasons[at], band=config.band)
         for at, label in enumerate(labels)
     ]
     if checked:
@@ -117,6 +149,7 @@ def tune_decision(
     notes = (
         *calibration_warnings(labels, targets_NL, scale_L, config.calibration),
         *(checked.notes if checked else ()),
+        *_room_notes(report, config.band),
         *_notes(decision, probabilities_NL, targets_NL),
     )
     return TunedDecision(
@@ -167,6 +200,7 @@ def choose_cuts(
     shared: Cuts,
     free_L: _BoolArray,
     *,
+    band: float = 0.0,
     progress: Progress | None = None,
 ) -> Cuts:
     """Return the cuts of all labels: their own, the shared one, or the jointly best.
@@ -178,6 +212,8 @@ def choose_cuts(
         own: Each label's best cut on its own.
         shared: The best cut for all labels, of length 1.
         free_L: bool [L], the labels that need not take the shared cut.
+        band: The narrowest gap wanted; where a label that takes the shared cut has a score nearer
+            to it, its own copy of the threshold moves off that score.
         progress: Called with labels done and all labels.
     """
     single = [_of_one_label(objective) for objective in objectives]
@@ -186,20 +222,37 @@ def choose_cuts(
     joint_L = free_L & np.array([objective.is_joint for objective in objectives])
     joint = next((objective for objective in objectives if objective.is_joint), None)
     if not free_L.all() or joint:
-        everywhere = cuts_at(scores_NL, targets_NL, np.full(len(own), threshold), single)
+        everywhere_L = np.full(len(own), threshold)
+        if band and not (joint and joint.kind == "shared"):
+            everywhere_L = clear_of_scores(
+                scores_NL,
+                targets_NL,
+                everywhere_L,
+                band=band,
+                margin=band / 2,
+                where_L=~free_L | joint_L,
+            )
+        everywhere = cuts_at(scores_NL, targets_NL, everywhere_L, single)
     cuts = own.replace(~free_L, everywhere)
     if joint and joint.kind == "shared":
         return cuts.replace(joint_L, everywhere)
     if joint:
         # micro-F first: it is what is asked for, or a start on the way to the example-based F
-        micro, _ = best_micro_cuts(scores_NL, targets_NL, joint, cuts, joint_L, progress=progress)
+        micro, _ = best_micro_cuts(
+            scores_NL, targets_NL, joint, cuts, joint_L, band=band, progress=progress
+        )
         if joint.kind == "micro":
             return micro
         starts = [each.thresholds_L for each in (cuts, cuts.replace(joint_L, everywhere), micro)]
-        thresholds_L, _ = best_example_cuts(
-            scores_NL, targets_NL, joint, starts, joint_L, progress=progress
+        thresholds_L, value = best_example_cuts(
+            scores_NL, targets_NL, joint, starts, joint_L, band=band, progress=progress
         )
-        return cuts.replace(joint_L, cuts_at(scores_NL, targets_NL, thresholds_L, single))
+        best = cuts_at(scores_NL, targets_NL, thresholds_L, single)
+        if band:  # what the room costs: how much better any cut from there would be
+            _, free_value = best_example_cuts(scores_NL, targets_NL, joint, [thresholds_L], joint_L)
+            loss_L = np.where(joint_L, (free_value - value) / np.count_nonzero(joint_L), 0.0)
+            best = dataclasses.replace(best, loss_L=loss_L)
+        return cuts.replace(joint_L, best)
     return cuts
 
 
@@ -266,7 +319,7 @@ def _check_met(
 
 
 def _label_report(
-    label: str, cut: dict[str, float], threshold: np.float32, objective: Objective, reason: str
+    label: str, cut: dict[str, float], objective: Objective, reason: str, *, band: float
 ) -> LabelReport:
     tp, fp, fn, tn = (int(cut[name]) for name in ("tp", "fp", "fn", "tn"))
     warnings = []
@@ -274,21 +327,56 @@ def _label_report(
         warnings.append("never predicted")
     if fp + tn and not fn + tn:
         warnings.append("predicted in every row")
+    if objective.kind != "fixed" and tp + fp + fn + tn and cut["gap"] < band:
+        warnings.append(f"the scores around the threshold are {cut['gap']:.1e} apart")
     shared = bool(reason) or objective.kind == "shared"
-    return LabelReport(
+    row = LabelReport(
         label=label,
         objective=objective.text,
-        threshold=float(str(threshold)),
+        threshold=float(str(np.float32(cut["thresholds"]))),
         origin="shared" if shared else "fixed" if objective.kind == "fixed" else "tuned",
         reason=reason or (f"objective {objective.text}" if shared else ""),
         gap=float(cut["gap"]),
+        loss=float(cut["loss"]),
         value=float(objective.metric(tp, fp, fn, tn)),
         tp=tp,
         fp=fp,
         fn=fn,
         tn=tn,
-        warnings=tuple(warnings),
     )
+    if row.is_given_too_often:
+        warnings.append(f"F1 {row.f1:.2f}, and given to {row.share:.0%} of rows")
+    return dataclasses.replace(row, warnings=tuple(warnings))
+
+
+def _room_notes(report: Sequence[LabelReport], band: float) -> tuple[str, ...]:
+    """Return what room for rounding costs, and which labels have none."""
+    notes = []
+    costly = [row for row in report if row.loss > 0]
+    if costly:
+        most, total = max(costly, key=lambda row: row.loss), sum(row.loss for row in costly)
+        what = f'at most {most.loss:.4f} of {most.objective} (label "{most.label}")'
+        if parse_objective(most.objective).is_joint:
+            what = f"at most {total:.6f} of {most.objective}"
+        else:
+            what += f", {total / len(report):.6f} in the mean of all labels"
+        notes.append(
+            f"room for rounding: {len(costly):,} of {len(report):,} labels take another cut than "
+            f"the best, which lies between scores less than {band:g} apart; it costs {what}"
+        )
+    narrow = [
+        row
+        for row in report
+        if row.origin != "fixed" and row.positives + row.negatives and row.gap < band
+    ]
+    if narrow:
+        names = ", ".join(f'"{row.label}" ({row.gap:.1e})' for row in narrow[:_MOST_NAMED])
+        more = f" and {len(narrow) - _MOST_NAMED} more" if len(narrow) > _MOST_NAMED else ""
+        notes.append(
+            f"no room for rounding: near the best cuts of {len(narrow):,} labels no scores are "
+            f"{band:g} apart, the widest gap is taken: {names}{more}"
+        )
+    return tuple(notes)
 
 
 def _notes(

@@ -16,7 +16,7 @@ CODES = (
     *("single-label", "integer-targets", "targets-out-of-range", "no-positives", "no-negatives"),
     *("label-count", "label-names", "label-order", "label-shift", "empty-batches"),
     # the inputs
-    *("duplicates", "constant-features", "non-finite-features", "feature-scale"),
+    *("duplicates", "constant-features", "non-finite-features", "empty-texts", "feature-scale"),
     # the network
     *("double-sigmoid", "softmax-in-network", "bounded-outputs"),
     *("random-at-evaluation", "batch-norm-at-evaluation"),

@@ -27,6 +27,7 @@ from thresher_training.loop import seeded
 from thresher_training.preflight import check_network
 from thresher_training.prepare import Prepared, prepare
 from thresher_training.recipe import Recipe
+from thresher_training.trial_rows import largest_ids
 
 __all__ = ["examine", "examine_recipe"]
 
@@ -125,6 +126,7 @@ def _case(prepared: Prepared, findings: list[Finding], *, fits: bool) -> Case | 
                 network,
                 prepared.data.splits["train"],
                 trim_by=prepared.data.trim_by,
+                largest=largest_ids(prepared.data),
                 is_trained=is_trained,
             )
     except TrainingError as error:

@@ -30,6 +30,7 @@ def check_inputs(prepared: Prepared) -> Iterator[Finding]:
     """Yield what the inputs of all splits show."""
     data = prepared.data
     yield from _not_finite(data)
+    yield from _without_a_token(data)
     digests = {name: _row_digests(split) for name, split in data.splits.items()}
     if len(set(digests["train"])) == 1 and len(digests["train"]) > 1:
         yield Finding(
@@ -64,6 +65,44 @@ def _not_finite(data: DataSet) -> Iterator[Finding]:
                     fix="Drop these rows, or replace the values (np.nan_to_num, np.clip) in the "
                     "data source; a division by 0 or a logarithm of 0 is the usual cause.",
                 )
+
+
+def _without_a_token(data: DataSet) -> Iterator[Finding]:
+    """Yield rows whose mask shows nothing: texts that were empty, or came out so."""
+    for name, split in data.splits.items():
+        for key, array in split.inputs.items():
+            if not _is_mask(key, array, split, trim_by=data.trim_by):
+                continue
+            hidden = (
+                1 if "padding" in key.lower() else 0
+            )  # PyTorch's padding masks mark what is not
+            empty_N = np.concatenate(
+                [(array[a:b].reshape(b - a, -1) == hidden).all(axis=1) for a, b in _blocks(array)]
+            )
+            if empty_N.any():
+                rows = np.flatnonzero(empty_N)
+                yield Finding(
+                    level="warning",
+                    code="empty-texts",
+                    what=f'The {name} split has rows without a token: the mask "{key}" shows '
+                    "nothing of them, and a mean or a softmax over nothing is NaN.",
+                    evidence=f"{len(rows):,} of {len(array):,} rows "
+                    f"(first: row {', '.join(map(str, rows[:5]))}).",
+                    fix="Drop these rows, or see that each text has a token: tokenizers that add "
+                    "[CLS] or <s> give one even to an empty text.",
+                )
+
+
+def _is_mask(key: str, array: npt.NDArray[Any], split: Split, *, trim_by: str | None) -> bool:
+    """Whether an input says which places of another one count."""
+    if array.ndim < 2 or array.dtype.kind not in "iubf" or not array.size:
+        return False
+    if key != trim_by and "mask" not in key.lower():
+        return False
+    others = [other for name, other in split.inputs.items() if name != key]
+    return any(other.shape[: array.ndim] == array.shape for other in others) and all(
+        bool(np.isin(array[a:b], (0, 1)).all()) for a, b in _blocks(array)
+    )
 
 
 def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from thresher.decision import FloatArray
 from thresher.errors import DataError
+from thresher_training.decisions.objectives import parse_objective
 from thresher_training.decisions.report import LabelReport, TunedDecision
 
 __all__ = ["explorer_data", "write_explorer"]
@@ -203,6 +204,7 @@ def _round_between(below: FloatArray, upto: FloatArray) -> FloatArray:
 def _report(row: LabelReport) -> dict[str, Any]:
     return {
         "objective": row.objective,
+        "metric": parse_objective(row.objective).metric_name,
         "origin": row.origin,
         "reason": row.reason,
         "gap": _finite(row.gap),

@@ -170,13 +170,12 @@ function badge(text, kind = "") {
 }
 
 function originSentence({ report }) {
-  const objective = metricName(report.objective);
-  let text = `${ORIGINS[report.origin]} for ${objective}`;
+  let text = `${ORIGINS[report.origin]} for ${metricName(report.objective)}`;
   if (report.origin === "fixed") text = ORIGINS.fixed;
   if (report.reason) text += `: ${report.reason}`;
   text += ".";
   if (report.value !== null) {
-    text += ` Validated ${objective} ${share(report.value)}`;
+    text += ` Validated ${metricName(report.metric)} ${share(report.value)}`;
     if (report.interval) text += ` (95 % interval ${share(report.interval[0])} to ${share(report.interval[1])})`;
     text += ".";
   }
@@ -277,7 +276,7 @@ function nearest(edges, value, by = (x) => x) {
 /* ---- the list ---- */
 
 const sorting = { key: "label", down: false };
-const hasOneObjective = data.reports.every((report) => report.objective === data.reports[0].objective);
+const hasOneMetric = data.reports.every((report) => report.metric === data.reports[0].metric);
 
 function makeRow(label) {
   const row = document.createElement("tr");
@@ -290,7 +289,7 @@ function makeRow(label) {
   first.lastElementChild.append(...report.warnings.map((text) => badge(text, "warning")));
   support.textContent = whole(label.support);
   metric.textContent = report.value === null ? "–" : share(report.value);
-  metric.title = metricName(report.objective) + (report.interval ? `, 95 % interval ${share(report.interval[0])} to ${share(report.interval[1])}` : "");
+  metric.title = metricName(report.metric) + (report.interval ? `, 95 % interval ${share(report.interval[0])} to ${share(report.interval[1])}` : "");
   if (report.interval) {
     const [low, high] = report.interval.map((x) => Math.max(0, Math.min(1, x)));
     metric.insertAdjacentHTML("beforeend", `<span class="interval"><i style="left:${(100 * low).toFixed(1)}%;width:${(100 * (high - low)).toFixed(1)}%"></i></span>`);
@@ -476,7 +475,7 @@ $("copy-line").addEventListener("click", () => copy("set-text", "the --set line"
 $("copy-json").addEventListener("click", () => copy("json-text", "decision.json"));
 
 $("title").textContent = visible(data.title);
-if (hasOneObjective) $("metric-head").textContent = metricName(data.reports[0].objective);
+if (hasOneMetric) $("metric-head").textContent = metricName(data.reports[0].metric);
 labels.forEach(makeRow);
 drawList();
 select(listed()[0]);
