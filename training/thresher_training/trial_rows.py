@@ -20,17 +20,16 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 def largest_ids(data: DataSet) -> dict[str, int]:
     """Return by input the largest id that a tokenizer, or the hashing of n-grams, can give."""
-    rows = data.row_inputs
+    rows = data.input_spec
     if rows is None:
         return {}
     if rows.ngrams is not None:
         return {"ngram_ids": rows.ngrams.num_buckets - 1}
     if rows.text is None or rows.text.tokenizer not in data.assets:
         return {}
-    from thresher_training.sources.tokenizer import load_tokenizer
+    from tokenizers import Tokenizer
 
-    file = data.assets[rows.text.tokenizer]
-    tokenizer = load_tokenizer(file, max_length=rows.text.max_length)
+    tokenizer = Tokenizer.from_file(str(data.assets[rows.text.tokenizer]))
     return {"input_ids": max(tokenizer.get_vocab(with_added_tokens=True).values())}
 
 
