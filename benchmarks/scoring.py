@@ -103,7 +103,7 @@ def publish(model: ir.Model, name: str, root: Path) -> ScoredVersion:
             onnx.load(file, load_external_data=False), decision, name=name, version=1
         )
         if name == "MiniLM":
-            from thresher_training.sources.tokenizer import find_tokenizer
+            from thresher_training.sources.formats import find_tokenizer
 
             how = InputSpec(text=TextSpec(max_length=64))
             (staged / INPUT_SPEC_FILE).write_text(how.to_json())

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from thresher.errors import ConfigError, MissingExtraError, NotFoundError, unknown_name
-from thresher_training.sources.files import expand, read_names
+from thresher.tables.address import expanded
+from thresher_training.sources.tables import read_names
 
 __all__ = ["encoder", "sequence_classifier"]
 
@@ -175,7 +176,7 @@ def _check_alike(input_ids: Tensor, attention_mask: Tensor) -> None:
 
 
 def _model_folder(folder: str) -> Path:
-    place = expand(folder)
+    place = Path(expanded(folder))
     if not (place / "config.json").is_file():
         raise NotFoundError(
             f"{place} holds no config.json, expected the folder of a Hugging Face model "

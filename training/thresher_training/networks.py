@@ -78,16 +78,20 @@ def mlp(
     *,
     num_labels: int,
     num_features: int,
+    category_sizes: Sequence[int] = (),
+    category_width: int = 8,
     hidden: Sequence[int] = (64,),
     dropout: float = 0.0,
     input_dropout: float = 0.0,
     scaling: Scaling = "none",
 ) -> nn.Module:
-    """Return a multilayer perceptron for tables, input ``features``.
+    """Return a multilayer perceptron for tables, inputs ``features`` and ``categories``.
 
     Args:
         num_labels: The number of logits, L.
-        num_features: The number of columns, D.
+        num_features: The number of columns of numbers, D; known to the data.
+        category_sizes: The number of ids of each of the C columns of categories; known to the data.
+        category_width: The numbers that stand for a category: an embedding, learnt.
         hidden: The width of each hidden layer; none makes it logistic regression.
         dropout: The share of hidden units that is left out in training.
         input_dropout: The share of features that is left out in training.
@@ -100,15 +104,31 @@ def mlp(
     """
     if scaling not in get_args(Scaling):
         raise ConfigError(unknown_name("scaling", scaling, get_args(Scaling)))
-    return _Mlp((num_features, *hidden), num_labels, dropout, input_dropout, scaling)
+    if not num_features and not category_sizes:
+        raise ConfigError("num_features is 0 and there are no categories, expected an input")
+    made = _Mlp if not category_sizes else _MixedMlp if num_features else _CategoryMlp
+    return made(
+        num_features=num_features,
+        category_sizes=tuple(category_sizes),
+        category_width=category_width,
+        hidden=tuple(hidden),
+        num_labels=num_labels,
+        dropout=dropout,
+        input_dropout=input_dropout,
+        scaling=scaling,
+    )
 
 
 class _Mlp(nn.Module):
-    """Scaling, then linear layers with ReLU in between."""
+    """Scaling and embeddings, then linear layers with ReLU in between."""
 
     def __init__(
         self,
-        widths: tuple[int, ...],
+        *,
+        num_features: int,
+        category_sizes: tuple[int, ...],
+        category_width: int,
+        hidden: tuple[int, ...],
         num_labels: int,
         dropout: float,
         input_dropout: float,
@@ -116,10 +136,12 @@ class _Mlp(nn.Module):
     ) -> None:
         super().__init__()
         self.scaling = scaling
-        num_features = widths[0]
+        if category_sizes:
+            self.categories = _Categories(category_sizes, category_width)
+        widths = (num_features + len(category_sizes) * category_width, *hidden)
         self.norm = (
             nn.BatchNorm1d(num_features, affine=False)
-            if scaling in {"standard", "asinh"}
+            if scaling in {"standard", "asinh"} and num_features
             else nn.Identity()
         )
         layers: list[nn.Module] = [nn.Dropout(input_dropout)] if input_dropout else []
@@ -129,12 +151,59 @@ class _Mlp(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits [N, L] of float32 features [N, D]."""
-        scaled = self.norm(features)
+        logits: Tensor = self.layers(self.scaled(features))
+        return logits
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Return features [N, D] as the first layer takes them."""
+        scaled: Tensor = self.norm(features)
         if self.scaling == "asinh":
             scaled = torch.asinh(scaled)
         elif self.scaling == "unit_rows":
             # as if a sixteenth of the columns were 1: what linear layers are initialised for
             length = features.shape[1] ** 0.5 / 4
             scaled = length * functional.normalize(features, dim=1)
-        logits: Tensor = self.layers(scaled)
+        return scaled
+
+
+class _MixedMlp(_Mlp):
+    """Of numbers and categories."""
+
+    def forward(self, features: Tensor, categories: Tensor) -> Tensor:  # type: ignore[override]
+        """Return logits [N, L] of float32 features [N, D] and int64 categories [N, C]."""
+        both = torch.cat([self.scaled(features), self.categories(categories)], dim=1)
+        logits: Tensor = self.layers(both)
         return logits
+
+
+class _CategoryMlp(_Mlp):
+    """Of categories alone."""
+
+    def forward(self, categories: Tensor) -> Tensor:
+        """Return logits [N, L] of int64 categories [N, C]."""
+        logits: Tensor = self.layers(self.categories(categories))
+        return logits
+
+
+class _Categories(nn.Module):
+    """One table with the embeddings of all columns, one after the other."""
+
+    first_C: Tensor
+    sizes_C: Tensor
+
+    def __init__(self, sizes: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(sum(sizes), width)
+        first = [sum(sizes[:at]) for at in range(len(sizes))]
+        self.register_buffer("first_C", torch.tensor(first), persistent=False)
+        self.register_buffer("sizes_C", torch.tensor(list(sizes)), persistent=False)
+        with torch.no_grad():
+            # random weights would make a value that training did not see say something
+            self.table.weight[first] = 0.0
+
+    def forward(self, categories: Tensor) -> Tensor:
+        """Return embeddings [N, C * width] of ids [N, C]; an id that is none counts as unknown."""
+        is_known = (categories >= 0) & (categories < self.sizes_C)
+        ids = torch.where(is_known, categories, 0) + self.first_C
+        embedded: Tensor = self.table(ids).flatten(1)
+        return embedded

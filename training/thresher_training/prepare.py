@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def make_network(
         else:
             factory = given or _find_factory(recipe, folders)
             network = call_with_options(
-                factory, config.options, key="network", num_labels=data.num_labels
+                factory, **_options(factory, config.options, data), key="network"
             )
             if not isinstance(network, nn.Module):
                 name = config.factory or getattr(factory, "__name__", "the factory")
@@ -143,6 +144,41 @@ def make_network(
             network = with_correlation(network, config.correlation, data.num_labels)
     assert isinstance(network, nn.Module)
     return network
+
+
+def _options(
+    factory: Callable[..., Any], options: Mapping[str, Any], data: DataSet
+) -> dict[str, Any]:
+    """Return a factory's options, and what the data know of those that it asks for.
+
+    Raises:
+        ConfigError: If the options hold another number of features than the data.
+    """
+    given: dict[str, Any] = {"num_labels": data.num_labels}
+    try:
+        asked = inspect.signature(factory).parameters
+    except ValueError:
+        asked = {}  # type: ignore[assignment]
+    train, spec = data.splits["train"].inputs, data.input_spec
+    features = train.get("features")
+    if "num_features" in asked and asked["num_features"].default is inspect.Parameter.empty:
+        known = None
+        if features is not None and features.ndim == 2:
+            known = features.shape[1]
+        elif features is None and "categories" in train:
+            known = 0
+        wanted = options.get("num_features", known)
+        if known is not None and wanted != known:
+            raise ConfigError(
+                f"[network.options] num_features is {wanted!r}, the data's input features has "
+                f"{known} columns; leave num_features out, the data know it"
+            )
+        if known is not None:
+            given["num_features"] = known
+            options = {key: value for key, value in options.items() if key != "num_features"}
+    if "category_sizes" in asked and "category_sizes" not in options and spec is not None:
+        given["category_sizes"] = spec.category_sizes
+    return {"options": options, **given}
 
 
 def _find_source(recipe: Recipe, folders: list[Path]) -> Callable[..., Any]:

@@ -125,6 +125,7 @@ def train(
         stack.callback(stop.ending)  # else a signal could keep the run from being closed
         team.on_main(lambda: log_recipe(recipe))
         found = load_data(recipe, folders) if data is None else data
+        team.on_main(lambda: warn(f"{recipe.name}: {found.source}"))
         _check_examples(recipe, found)
         if checkpoint is None:
             team.on_main(lambda: log_data(found))

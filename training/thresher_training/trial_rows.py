@@ -27,10 +27,9 @@ def largest_ids(data: DataSet) -> dict[str, int]:
         return {"ngram_ids": rows.ngrams.num_buckets - 1}
     if rows.text is None or rows.text.tokenizer not in data.assets:
         return {}
-    from thresher_training.sources.tokenizer import load_tokenizer
+    from tokenizers import Tokenizer
 
-    file = data.assets[rows.text.tokenizer]
-    tokenizer = load_tokenizer(file, max_length=rows.text.max_length)
+    tokenizer = Tokenizer.from_file(str(data.assets[rows.text.tokenizer]))
     return {"input_ids": max(tokenizer.get_vocab(with_added_tokens=True).values())}
 
 

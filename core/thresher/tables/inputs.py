@@ -17,7 +17,9 @@ import numpy.typing as npt
 from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError, unknown_name
 from thresher.tables.categories import category_ids
+from thresher.tables.cells import shown
 from thresher.tables.numbers import (
+    Fill,
     is_finite,
     is_list,
     is_number,
@@ -145,6 +147,8 @@ class InputMaker:
             kind = columns[name]
             if kind is None or is_text(kind):
                 continue
+            if name == self.picture_column and _holds_content(kind):
+                continue
             if name in (self.text_column, self.picture_column):
                 raise DataError(f'{where}: column "{name}" is {kind}, expected texts')
             if name in alone and _is_raw(kind, self._inputs[alone[name]]):
@@ -258,7 +262,8 @@ class InputMaker:
     def _finds_pictures(self, name: str, tensor: TensorShape, columns: Mapping[str, Any]) -> bool:
         """Return whether an input is made of pictures, and note their column."""
         spec = self._spec.pictures
-        if name in columns or tensor.dtype != np.uint8 or len(tensor.shape) != 3:
+        is_known = spec is not None and spec.column in columns
+        if (name in columns and not is_known) or tensor.dtype != np.uint8 or len(tensor.shape) != 3:
             return False
         known = (*([spec.column] if spec is not None else []), *_FILE_COLUMNS)
         column = next((name for name in known if name in columns), None)
@@ -332,15 +337,16 @@ class InputMaker:
             kind = getattr(cells[0], "type", None)
             if kind is not None and _is_raw(kind, tensor):
                 return raw_array(cells[0], columns[0], shape, tensor.dtype, reject), None
+            fill = spec.fill_of(columns[0])
             is_list_input = is_fixed and math.prod(shape) != 1
             if kind is None and (is_list_input or any(_is_array(cell) for cell in cells[0])):
                 array, lengths = _object_lists(
-                    cells[0], columns[0], shape, tensor.dtype, reject, exact=spec.exact
+                    cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
                 )
                 return array, None if is_fixed else lengths
             if kind is not None and is_list(kind):
                 array, lengths = list_arrays(
-                    cells[0], columns[0], shape, tensor.dtype, reject, exact=spec.exact
+                    cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
                 )
                 return array, None if is_fixed else lengths
         if is_fixed and not spec.flagged.get(name):
@@ -349,14 +355,15 @@ class InputMaker:
                 return found, None
         parts_WN: list[Array] = []
         for column, cells_N in zip(columns, cells, strict=True):
+            fill = spec.fill_of(column)
             if column in spec.widths:
                 of_lists = list_arrays if hasattr(cells_N, "type") else _object_lists
+                width = (spec.widths[column],)
                 lists, _ = of_lists(
-                    cells_N, column, (spec.widths[column],), tensor.dtype, reject, exact=spec.exact
+                    cells_N, column, width, tensor.dtype, reject, fill=fill, exact=spec.exact
                 )
                 parts_WN += [*lists.T]
             else:
-                fill = spec.fill_of(column)
                 parts_WN.append(
                     number_array(cells_N, column, tensor.dtype, reject, fill=fill, exact=spec.exact)
                 )
@@ -383,7 +390,8 @@ class InputMaker:
                     resize=spec.resize if spec is not None else "crop",
                 )
             except (DataError, OSError, UnicodeDecodeError) as error:
-                return row, str(error)
+                named = isinstance(cells[row], (str, bytes)) and not _is_content(cells[row])
+                return row, f"{shown(cells[row])}: {error}" if named else str(error)
             return row, None
 
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside of the GIL
@@ -407,6 +415,8 @@ class InputMaker:
         """
         if cell is None or cell in ("", b""):
             raise DataError("missing, expected a picture")
+        if isinstance(cell, Mapping):  # as the package datasets writes pictures
+            return self._content(cell.get("bytes") or cell.get("path"), folder)
         if isinstance(cell, bytes) and _is_content(cell):
             return cell
         if not isinstance(cell, (str, bytes)):
@@ -418,8 +428,17 @@ class InputMaker:
         return self._read_file(f"{folder}/{name}" if folder and not is_absolute else name)
 
 
-def _is_content(cell: bytes) -> bool:
+def _holds_content(kind: Any) -> bool:
+    """Return whether an Arrow type is one of structs with a picture's content, or its path."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
+
+
+def _is_content(cell: str | bytes) -> bool:
     """Return whether bytes are a picture's content; CSV files hold names as bytes too."""
+    if isinstance(cell, str):
+        return False
     return len(cell) > 1_000 or b"\0" in cell or cell[:4] in (b"\x89PNG", b"RIFF", b"II*\0")
 
 
@@ -469,6 +488,7 @@ def _object_lists(
     dtype: np.dtype[Any],
     reject: RejectRow,
     *,
+    fill: Fill,
     exact: bool,
 ) -> tuple[Array, Array]:
     """Return arrays or lists in memory, one a row, as an input [n, ...]; nothing is reshaped.
@@ -478,7 +498,7 @@ def _object_lists(
     found: dict[int, Array] = {}
     for row, cell in enumerate(cells):
         try:
-            found[row] = _object_list(cell, column, shape, dtype, exact)
+            found[row] = _object_list(cell, column, shape, dtype, fill, exact)
         except (ValueError, TypeError) as error:
             reject(row, str(error), column)
     size = [
@@ -494,7 +514,7 @@ def _object_lists(
 
 
 def _object_list(
-    cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[Any], exact: bool
+    cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[Any], fill: Fill, exact: bool
 ) -> Array:
     # NumPy would make floats of whole numbers next to a real one
     array = cell if isinstance(cell, np.ndarray) else np.asarray(cell, dtype=object)
@@ -506,7 +526,8 @@ def _object_list(
     if array.dtype == dtype and is_finite(array):
         return array  # an array of pixels would take long, one by one
     numbers = array.reshape(-1).tolist()
-    return number_array(numbers, column, dtype, _raise, exact=exact).reshape(array.shape)
+    found = number_array(numbers, column, dtype, _raise, fill=fill, exact=exact)
+    return found.reshape(array.shape)
 
 
 def _is_array(cell: object) -> bool:

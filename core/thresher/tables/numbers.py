@@ -367,6 +367,7 @@ def list_arrays(
     dtype: np.dtype[Any],
     reject: RejectRow,
     *,
+    fill: Fill = None,
     exact: bool = True,
 ) -> tuple[Array, Array]:
     """Return a column of lists as an array [n, ...], and the length of each list, int64 [n].
@@ -382,6 +383,7 @@ def list_arrays(
         shape: The input's axes without the rows.
         dtype: Its kind.
         reject: Takes the rows whose list does not fit.
+        fill: Stands where a number in a list is missing; None rejects those rows.
         exact: As in `number_array`.
     """
     import pyarrow as pa
@@ -413,7 +415,7 @@ def list_arrays(
     def reject_row(at: int, reason: str, name: str | None) -> None:
         reject(int(parents[at]), f"{reason} (in a list)", name)
 
-    values = number_array(level, column, dtype, reject_row, exact=exact)
+    values = number_array(level, column, dtype, reject_row, fill=fill, exact=exact)
     if -1 not in shape:
         array = values
         if not fits.all():

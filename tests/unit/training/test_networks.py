@@ -58,3 +58,22 @@ def test_unit_rows_makes_bags_of_words_equally_long():
 def test_an_unknown_scaling_is_refused():
     with pytest.raises(ConfigError, match='unknown scaling "standrd"; did you mean "standard"'):
         mlp(num_labels=2, num_features=4, scaling="standrd")
+
+
+@pytest.mark.parametrize("num_features", [0, 5])
+def test_mlp_embeds_categories_and_takes_no_id_for_unknown(num_features):
+    network = mlp(num_labels=3, num_features=num_features, category_sizes=(4, 6)).eval()
+    inputs = {"features": torch.ones(4, 5)} if num_features else {}
+    ids = torch.tensor([[0, 0], [2, 3], [-7, 3], [99, 5]])
+    logits = network(**inputs, categories=ids)
+    assert logits.shape == (4, 3)
+    known = network(**inputs, categories=torch.tensor([[0, 0], [2, 3], [0, 3], [0, 5]]))
+    torch.testing.assert_close(logits, known)
+    assert not torch.equal(logits[1], logits[2])
+    first = network.categories.table.weight[torch.tensor([0, 4])]
+    assert torch.count_nonzero(first) == 0  # what training did not see says nothing
+
+
+def test_mlp_without_any_input_is_refused():
+    with pytest.raises(ConfigError, match="expected an input"):
+        mlp(num_labels=2, num_features=0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thresher.errors import DataError
+from thresher.errors import DataError, NotFoundError
 from thresher_training.sources import arrays
 
 
@@ -93,5 +93,5 @@ def test_files_that_are_no_arrays_are_told(tmp_path):
     (tmp_path / "pickled.npy").rename(tmp_path / "f" / "targets.npy")
     with pytest.raises(DataError, match=r"targets\.npy is no NumPy file"):
         arrays("f", label_names=["a"])
-    with pytest.raises(DataError, match=r"no file missing\.npz"):
+    with pytest.raises(NotFoundError, match=r'unknown file "missing\.npz"'):
         arrays("missing.npz", label_names=["a"])

@@ -54,7 +54,7 @@ def test_the_ways_of_making_a_square(resize, corners):
 
 def test_a_missing_and_a_broken_picture_are_named(folder):
     (folder / "pictures" / "7.png").write_bytes(b"\x89PNG nothing")
-    with pytest.raises(DataError, match=r"the picture .*7\.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"line 9: .*7\.png: the picture cannot be decoded"):
         images("labels.csv", folder="pictures", size=10)
     (folder / "pictures" / "7.png").unlink()
     with pytest.raises(DataError, match=r'labels\.csv, line 9: .* names the picture "7\.png"'):
@@ -73,7 +73,7 @@ def test_a_changed_picture_is_decoded_again(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize": "corp"}, 'unknown way "corp"; did you mean "crop"'),
+        ({"resize": "corp"}, 'resize is "corp", expected "crop"'),
         ({"size": 0}, "size is 0"),
         ({"shift": 2.0}, "shift is 2.0, expected a number from 0 to 0.5"),
         ({"erase": float("nan")}, "erase is nan"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thresher.errors import DataError
+from thresher.errors import DataError, NotFoundError
 from thresher_training.sources import mulan
 
 DENSE = """% moods
@@ -60,7 +60,10 @@ def test_a_single_file_is_split_in_three(write, tmp_path):
     ("change", "message"),
     [
         ({"rows": [*ROWS, "1.5,1,0"]}, r"tiny-train\.arff, line 12: Bad @DATA instance format"),
-        ({"rows": [*ROWS, "loud,1,0,1"]}, r"tiny-train\.arff, line 12: Invalid numerical value"),
+        (
+            {"rows": [*ROWS, "loud,1,0,1"]},
+            r'tiny-train\.arff, row 4: column "tempo": "loud" is no number',
+        ),
         ({"rows": [*ROWS, "1,7,0,1"]}, r"tiny-train\.arff, line 12: .*7.* not found in nominal"),
         ({"rows": [*SPARSE_ROWS, "{9 1}"]}, r"tiny-train\.arff, line 12"),
         ({"rows": []}, r"the train split is empty"),
@@ -68,8 +71,8 @@ def test_a_single_file_is_split_in_three(write, tmp_path):
         ({"xml": XML.replace("</labels>", "")}, r"tiny\.xml is not XML: .*line 5"),
         ({"xml": "<labels/>"}, r"tiny\.xml names no label"),
         (
-            {"header": DENSE.replace("numeric", "string")},
-            'attribute "tempo" is STRING, expected numbers',
+            {"header": DENSE.replace("numeric", "string"), "rows": ["fast,1,0,1"] * 20},
+            r'tiny-train\.arff, row 0: column "tempo": "fast" is no number; is it a category',
         ),
         ({"header": DENSE.replace("{1,0}", "{yes,no}")}, r"tiny-train\.arff"),
     ],
@@ -80,17 +83,36 @@ def test_a_broken_file_is_told_with_its_line(write, change, message):
         mulan("tiny")
 
 
-def test_text_values_are_told(write):
-    header = DENSE.replace("{1,0}", "{yes,no}")
-    write(["1.5,yes,0,1", "2.5,no,1,0"], header=header)
-    with pytest.raises(DataError, match='"loud" has the values yes, no, expected numbers; write'):
-        mulan("tiny")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["1.5,yes,0,1", "2.5,no,1,0", "3.5,?,0,1"],
+        ["{0 1.5,3 1}", "{0 2.5,1 no,2 1}", "{0 3.5,1 ?,3 1}"],
+    ],
+)
+def test_nominal_attributes_whose_values_are_no_numbers_are_categories(write, rows):
+    write(rows * 10, header=DENSE.replace("{1,0}", "{yes,no,maybe}"))
+    data = mulan("tiny")
+    assert data.input_spec.categories == {"categories": {"loud": ("no", "yes")}}
+    test = data.splits["test"]
+    assert test.inputs["categories"][:3].tolist() == [[3], [2], [1]]
+    assert test.inputs["features"][:3].tolist() == [[1.5], [2.5], [3.5]]
+
+
+def test_the_published_split_is_kept_where_all_rows_are_there_too(write, tmp_path):
+    write()
+    rows = DENSE + "\n".join(ROWS * 10)
+    (tmp_path / "tiny" / "tiny.arff").write_text(rows)
+    data = mulan("tiny")
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    assert sizes == {"train": 16, "validation": 4, "test": 20}
+    assert "official train and test files, validation 20 % of train" in data.source
 
 
 def test_a_missing_file_is_named(write, tmp_path):
     write()
     (tmp_path / "tiny" / "tiny-test.arff").unlink()
-    with pytest.raises(DataError, match=r"no file tiny/tiny-test\.arff"):
+    with pytest.raises(NotFoundError, match=r"tiny/tiny-test\.arff: unknown file"):
         mulan("tiny")
-    with pytest.raises(DataError, match=r"no file .*teeny\.xml"):
+    with pytest.raises(NotFoundError, match=r"teeny\.xml: no such file or folder"):
         mulan("teeny")

@@ -93,7 +93,9 @@ def test_features_are_all_other_columns_unless_said(tmp_path):
     write(table().drop_columns(["tags", "text_tags"]), "t.parquet")
     data = parquet("t.parquet", label_columns=["rain", "fog"], ignore=["sta*"])
     assert data.splits["train"].inputs["features"].shape[1] == 2
-    with pytest.raises(DataError, match=r'row 0: column "station" holds "s0", expected a number'):
+    with pytest.raises(
+        DataError, match=r'row 0: column "station": "s0" is no number; is it a category'
+    ):
         parquet("t.parquet", label_columns=["rain", "fog"])
 
 
@@ -157,7 +159,9 @@ def test_groups_stay_together():
 def test_a_group_in_the_files_of_two_splits_is_an_error():
     write(table(20), "train.csv")
     write(table(20), "test.csv")
-    with pytest.raises(DataError, match=r'test\.csv, line 2: the group "s0" is in the train files'):
+    with pytest.raises(
+        DataError, match=r'test\.csv, line 2: .*the group "s0" is in the train files'
+    ):
         delimited(
             ".",
             train="train.csv",
@@ -195,7 +199,7 @@ def test_unknown_labels_are_nan_and_empty_lists_are_no_labels():
 
     lists = pa.array([["rain"], [], None] * 10, type=pa.list_(pa.string()))
     pq.write_table(pa.table({"x": range(30), "tags": lists}), "l.parquet")
-    with pytest.raises(DataError, match=r'l\.parquet, row 2: column "tags" is empty, expected'):
+    with pytest.raises(DataError, match=r'l\.parquet, row 2: column "tags": empty, expected'):
         parquet("l.parquet", label_column="tags")
     data = parquet("l.parquet", label_column="tags", missing_labels="unknown")
     for split in data.splits.values():
@@ -245,23 +249,29 @@ def test_quotes_hold_delimiters_and_line_ends_or_are_text(tmp_path):
 
 MORE = "1,0\n2,1\n" * 10
 ERRORS = [
-    ("x,rain\n1,0\n2,0,7\n", r"t\.csv, line 3 has 3 cells, expected 2; where cells hold lone"),
-    ("x,rain\n1,0\nabc,1\n" + MORE, r't\.csv, line 3: column "x" holds "abc", expected a number$'),
-    ("x,rain\n1,0\n\n2,maybe\n", r't\.csv, line 4: column "rain" holds "maybe", expected 0, 1 or'),
+    ("x,rain\n1,0\n2,0,7\n", r"t\.csv, line 3: 3 cells, expected 2; where cells hold lone"),
+    (
+        "x,rain\n1,0\nabc,1\n" + MORE,
+        r't\.csv, line 3: column "x": "abc" is no number; .* or ignore = \["x"\]$',
+    ),
+    ("x,rain\n1,0\n\n2,maybe\n", r't\.csv, line 4: column "rain": "maybe", expected 0, 1 or'),
     (
         "x,rain\n1,0\n2,3\n",
-        r't\.csv, line 3: label column "rain" holds 3, expected 0, 1 or nothing',
+        r't\.csv, line 3: column "rain": 3, expected 0, 1 or nothing',
     ),
     (
         'x,rain\n"1\n",0\n,1\n' + MORE,
-        r't\.csv, line 4: column "x" is empty, expected a number; or set',
+        r't\.csv, line 4: column "x": missing, expected a number; or set',
     ),
     ("x,rian\n1,0\n", r't\.csv: unknown column "rain"; did you mean "rian"'),
-    ("x,rain,x\n1,0,2\n", r"t\.csv: column names must differ; repeated: x"),
+    ("x,rain,x\n1,0,2\n", r"t\.csv: column names must differ; repeated: \"x\""),
     ("", r"t\.csv is empty, expected a header line"),
     ("x,rain\n", r"the train split is empty, expected at least one row"),
     ("x,rain\n1,0\n", r"1 rows are too few for shares"),
-    (b"x,rain\n1,0\n\xff,1\n" + MORE.encode(), r"t\.csv, line 3 is not UTF-8 text"),
+    (
+        b"x,rain\n1,0\n\xff,1\n" + MORE.encode(),
+        r"t\.csv, line 3: column \"x\": not UTF-8: .*encoding = \"latin-1\"",
+    ),
 ]
 
 
@@ -289,7 +299,7 @@ def test_a_parquet_file_cut_short_is_told(tmp_path):
     content = (tmp_path / "t.parquet").read_bytes()
     (tmp_path / "t.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(
-        DataError, match=r"t\.parquet is neither a Parquet nor an Arrow file, or it"
+        DataError, match=r"t\.parquet cannot be read: it is not a Parquet file, or cut short"
     ):
         parquet("t.parquet", label_columns=["rain"])
     damaged = bytearray(content)
@@ -301,7 +311,7 @@ def test_a_parquet_file_cut_short_is_told(tmp_path):
 
 def test_lists_of_different_lengths_are_told(tmp_path):
     pq.write_table(pa.table({"e": [[1.0, 2.0], [1.0]] * 9, "x": [0, 1] * 9}), "t.parquet")
-    with pytest.raises(DataError, match=r'row 1: the list in column "e" has 1 numbers, expected 2'):
+    with pytest.raises(DataError, match=r'row 1: column "e": a list of 1 numbers, expected 2'):
         parquet("t.parquet", inputs={"e": "e"}, label_columns=["x"])
 
 
@@ -313,7 +323,10 @@ def test_lists_of_different_lengths_are_told(tmp_path):
         ({"label_columns": ["rain"], "test": "t.parquet"}, "given without train"),
         ({"label_columns": ["rain"], "validation_fraction": 1.5}, "validation_fraction is 1.5"),
         ({"label_columns": ["rain"], "features": ["rain"]}, "is an input and a label"),
-        ({"label_column": "tags", "missing_labels": "drop"}, 'missing_labels is "drop"'),
+        (
+            {"label_column": "tags", "missing_labels": "drop"},
+            'missing_labels is "drop", expected "error" or "unknown"',
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):

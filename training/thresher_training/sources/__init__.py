@@ -1,16 +1,21 @@
 """Data sources: callables that return a `DataSet`, to be named by a recipe or called in Python.
 
-A recipe says ``source = "thresher_training.sources:parquet"``; the keyword arguments are its
+A recipe says ``source = "thresher_training.sources:table"``; the keyword arguments are its
 ``[data.options]``.
 """
 
 from thresher.ngrams import hashed_ngrams
-from thresher_training.sources.array_files import arrays
 from thresher_training.sources.augmentation import Augmentation
-from thresher_training.sources.image_folder import images
-from thresher_training.sources.mulan_files import mulan
-from thresher_training.sources.table_sources import delimited, parquet
-from thresher_training.sources.texts import ngrams, text
+from thresher_training.sources.formats import (
+    arrays,
+    delimited,
+    images,
+    mulan,
+    ngrams,
+    parquet,
+    table,
+    text,
+)
 
 __all__ = [
     "Augmentation",
@@ -21,5 +26,6 @@ __all__ = [
     "mulan",
     "ngrams",
     "parquet",
+    "table",
     "text",
 ]

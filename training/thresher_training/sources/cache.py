@@ -20,15 +20,16 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 
+from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError
-from thresher_training.data import Split, SplitName
+from thresher_training.data import DataSet, Split, SplitName
 
-__all__ = ["CACHE", "SPLITS", "RowsFile", "Texts", "cached", "load_splits"]
+__all__ = ["CACHE", "SPLITS", "RowsFile", "Texts", "cached", "load_data"]
 
 CACHE = ".thresher/data"
 """Where sources keep what they made, from the working folder."""
 
-_VERSION = 1  # raised when what sources write changes
+_VERSION = 2  # raised when what sources write changes
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -48,9 +49,9 @@ def cached(
         build: Called with an empty folder, only where nothing is cached yet.
     """
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    told = json.dumps([_VERSION, stats, options], default=str, sort_keys=True)
+    key = json.dumps([_VERSION, stats, options], default=str, sort_keys=True)
     home = Path(folder)
-    place = home / hashlib.sha256(told.encode()).hexdigest()[:16]
+    place = home / hashlib.sha256(key.encode()).hexdigest()[:16]
     if place.is_dir():
         return place
     home.mkdir(parents=True, exist_ok=True)
@@ -69,26 +70,34 @@ def cached(
     return place
 
 
-def load_splits(folder: Path) -> tuple[tuple[str, ...], dict[SplitName, Split]]:
-    """Return labels and splits from a cache folder; the arrays stay on disk until they are used.
+def load_data(folder: Path, *, source: str, **further: Any) -> DataSet:
+    """Return the data set in a cache folder; its arrays stay on disk until they are used.
 
-    Mode "c" lets PyTorch take the rows as writable without anything ever reaching the file.
+    Args:
+        folder: Holds the splits.
+        source: What they were made of, for people.
+        further: Further arguments of `DataSet`.
     """
-    told = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    held = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     splits: dict[SplitName, Split] = {}
     for name in SPLITS:
-        if not (folder / f"{name}.targets.npy").exists():
-            continue
         texts = folder / f"{name}.texts.arrow"
         splits[name] = Split(
-            inputs={key: _mapped(folder / f"{name}.{key}.input.npy") for key in told["inputs"]},
+            inputs={key: _mapped(folder / f"{name}.{key}.input.npy") for key in held["inputs"]},
             targets_NL=_mapped(folder / f"{name}.targets.npy"),
             texts=Texts(texts) if texts.exists() else None,
         )
-    return tuple(told["labels"]), splits
+    return DataSet(
+        labels=tuple(held["labels"]),
+        splits=splits,
+        source=f"{source}; {held['summary']}",
+        input_spec=InputSpec.load(folder),
+        **further,
+    )
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
+    # mode "c" lets PyTorch take the rows as writable without anything ever reaching the file
     array: npt.NDArray[Any] = np.load(path, mmap_mode="c")
     return array
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thresher.errors import ConfigError, DataError
+from thresher.artifacts.input_spec import INPUT_SPEC_FILE, InputSpec
+from thresher.errors import DataError
 from thresher_training.data import SplitName
 from thresher_training.sources.cache import SPLITS, RowsFile
+from thresher_training.sources.options import SourceOptions
 from thresher_training.stratify import stratify
 
-__all__ = ["Block", "Part", "Shares", "write_splits"]
+__all__ = ["Block", "SplitPart", "assigned", "said_of_split", "taken_from", "write_splits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,74 +31,116 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
+class SplitPart:
     """All rows of one file or group of files.
 
     Args:
         targets_NL: Targets [N, L], in memory or mapped.
-        blocks: Gives the rows again, block by block, each time it is called.
-        groups_N: The group of each row, none of which is spread over two splits.
+        blocks: Gives the rows once, block by block.
     """
 
     targets_NL: npt.NDArray[Any]
-    blocks: Callable[[], Iterator[Block]]
-    groups_N: npt.NDArray[Any] | None = None
+    blocks: Iterable[Block]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
-    """How splits without a file of their own are taken from the train rows."""
+def assigned(
+    targets_NL: npt.NDArray[Any],
+    splits: Sequence[SplitName],
+    options: SourceOptions,
+    groups_N: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Return which of some splits each row of a part falls into, [N].
 
-    validation: float = 0.15
-    """Of all the rows to be split."""
+    Args:
+        targets_NL: The rows' targets.
+        splits: The part's own, then those that are taken from it by stratification.
+        options: How much of it.
+        groups_N: The group of each row, none of which is spread over two splits.
 
-    test: float = 0.15
-    """Likewise."""
+    Raises:
+        DataError: If the part has no rows, or too few to be split.
+    """
+    if not len(targets_NL):
+        raise DataError(f"the {splits[0]} split is empty, expected at least one row")
+    if len(splits) == 1:
+        return np.zeros(len(targets_NL), dtype=np.int64)
+    cut = [_shares_of(options)[split] for split in splits[1:]]
+    return stratify(targets_NL, [1 - sum(cut), *cut], groups_N=groups_N, seed=options.seed)
 
-    seed: int = 0
-    """The same seed gives the same splits."""
 
-    def __post_init__(self) -> None:
-        for key, value in (("validation", self.validation), ("test", self.test)):
-            if not 0 < value < 1:
-                raise ConfigError(f"{key}_fraction is {value!r}, expected between 0 and 1")
+def taken_from(split: SplitName, parts: Collection[SplitName]) -> list[SplitName]:
+    """Return the splits that a part's rows make: its own, and of train those without files."""
+    return [split, *(name for name in SPLITS if split == "train" and name not in parts)]
+
+
+def said_of_split(
+    options: SourceOptions,
+    parts: Sequence[SplitName],
+    *,
+    group: str | None = None,
+    is_official: bool = False,
+) -> str:
+    """Return which split is used, for people.
+
+    Args:
+        options: The shares.
+        parts: The splits that have files of their own.
+        group: What keeps rows together.
+        is_official: Whether the files are a published split.
+    """
+    said = []
+    if len(parts) > 1:
+        said.append(f"{'official ' if is_official else ''}{' and '.join(parts)} files")
+    taken = taken_from("train", parts)[1:]
+    if taken:
+        cut = " and ".join(f"{split} {100 * _shares_of(options)[split]:g} %" for split in taken)
+        together = f", rows of the same {group} together" if group else ""
+        said.append(f"{cut} of train{together}, seed {options.seed}")
+    return ", ".join(said)
+
+
+def _shares_of(options: SourceOptions) -> dict[SplitName, float]:
+    return {"validation": options.validation_fraction, "test": options.test_fraction}
 
 
 def write_splits(
-    folder: Path, labels: Sequence[str], parts: Mapping[SplitName, Part], shares: Shares
+    folder: Path,
+    labels: Sequence[str],
+    parts: Mapping[SplitName, SplitPart],
+    split_of: Mapping[SplitName, npt.NDArray[np.int64]],
+    *,
+    summary: str,
+    spec: InputSpec,
 ) -> None:
-    """Write ``labels.json`` and the arrays of all three splits.
+    """Write ``labels.json``, ``inputs.json`` and the arrays of all three splits.
 
     Args:
         folder: An empty folder.
         labels: L names.
-        parts: The train rows and what else has rows of its own; a split that has none is taken
-            from the train rows by stratification, groups kept together.
-        shares: How much.
-
-    Raises:
-        DataError: If a part has no rows, or too few to be split.
+        parts: The train rows and what else has rows of its own.
+        split_of: What `assigned` gives for each part.
+        summary: What was understood of labels and splits, for people.
+        spec: How rows become inputs.
     """
     names: set[str] = set()
+    sizes: dict[SplitName, int] = {}
     for name, part in parts.items():
-        if not len(part.targets_NL):
-            raise DataError(f"the {name} split is empty, expected at least one row")
-        taken: list[SplitName] = [name]
-        split_N = np.zeros(len(part.targets_NL), dtype=np.int64)
-        if name == "train":
-            taken += [other for other in SPLITS if other not in parts]
-        if len(taken) > 1:
-            cut = [{"validation": shares.validation, "test": shares.test}[s] for s in taken[1:]]
-            split_N = stratify(
-                part.targets_NL, [1 - sum(cut), *cut], groups_N=part.groups_N, seed=shares.seed
-            )
-        names |= _write_part(folder, part, taken, split_N)
-    told = {"labels": list(labels), "inputs": sorted(names)}
-    (folder / "labels.json").write_text(json.dumps(told), encoding="utf-8")
+        taken = taken_from(name, parts)
+        names |= _write_part(folder, part, taken, split_of[name])
+        counts = np.bincount(split_of[name], minlength=len(taken))
+        sizes |= {split: int(count) for split, count in zip(taken, counts, strict=True)}
+    rows = "/".join(f"{sizes[split]:,}" for split in SPLITS)
+    content = {
+        "labels": list(labels),
+        "inputs": sorted(names),
+        "summary": f"{summary} ({rows} rows)",
+    }
+    (folder / "labels.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / INPUT_SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
 
 
 def _write_part(
-    folder: Path, part: Part, splits: Sequence[SplitName], split_N: npt.NDArray[np.int64]
+    folder: Path, part: SplitPart, splits: Sequence[SplitName], split_N: npt.NDArray[np.int64]
 ) -> set[str]:
     """Write one part's rows, each to its split; returns the inputs' names."""
     count = np.bincount(split_N, minlength=len(splits))
@@ -115,7 +159,7 @@ def _write_part(
             for at, split in enumerate(splits)
         ]
         first = 0
-        for block in part.blocks():
+        for block in part.blocks:
             size = len(next(iter(block.inputs.values())))
             where = split_N[first : first + size]
             rows_NL = part.targets_NL[first : first + size]

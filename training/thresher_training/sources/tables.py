@@ -1,299 +1,215 @@
-"""Tables on disk as a stream of record batches: Parquet, Arrow IPC (Feather) and CSV or TSV.
-
-Cells of CSV files arrive as text and become numbers here, so an error can name the very cell.
-"""
+"""The files of one split as one table: its columns, its rows, and what is wrong with a row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy.typing as npt
-
 from thresher.errors import DataError, unknown_name
-from thresher_training.sources.dialect import Dialect
-from thresher_training.sources.files import find_files
+from thresher.tables.address import Address, address_of, expanded
+from thresher.tables.csv_files import CsvOptions
+from thresher.tables.numbers import is_list
+from thresher.tables.parts import Form, Part, find_parts, form_of
+from thresher.tables.reading import column_types, describe, read_rows
+from thresher.tables.rows import Reject, RejectRow, Rows
+from thresher_training.data import SplitName
+from thresher_training.sources.options import SourceOptions
 
-__all__ = ["MAX_ROWS", "Batch", "Table", "numbers", "open_table"]
+__all__ = ["MAX_ROWS", "Table", "open_tables", "read_names", "shown_files", "split_paths"]
 
-_BLOCK_BYTES = 1 << 22
 MAX_ROWS = 2_048
-_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""At once, where rows may be wide."""
+_MAX_NUMBERS = 1 << 19
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
-    """Some rows of a table: the columns as Arrow arrays, and where the rows stand."""
-
-    columns: dict[str, Any]
-    path: Path
-    first_row: int
-    """In its file, from 0."""
-
-    dialect: Dialect | None
-
-    def where(self, row: int) -> str:
-        """Return the place of a row of this batch: file and line, or file and row from 0."""
-        at = self.first_row + row
-        if self.dialect is not None:
-            for index, (line, _) in enumerate(self.dialect.rows(self.path)):
-                if index == at:
-                    return f"{self.path}, line {line}"
-        return f"{self.path}, row {at}"
+_HINTS = (
+    ("is no number", '; is it a category or an id? categories = ["{0}"] or ignore = ["{0}"]'),
+    (
+        "without rounding",
+        '; ignore = ["{0}"], or keep it whole in an input of its own: inputs = {{ "{0}" = "{0}" }}',
+    ),
+    ("missing, expected a number", "; or set fill_missing to what stands for it"),
+    ("missing, expected a text", '; or set missing_text, such as missing_text = ""'),
+    ("not UTF-8", '; name its encoding, such as encoding = "latin-1"'),
+    (" cells, expected ", "; where cells hold lone quotes, set quoting = false"),
+)
+"""What of a reason shows that an option settles it, and which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """Files with the same columns, read one after the other."""
 
-    files: tuple[Path, ...]
-    columns: tuple[str, ...]
-    kinds: dict[str, Any]
+    address: Address
+    parts: tuple[Part, ...]
+    kinds: Mapping[str, Any]
     """Arrow type of each column of the first file."""
+    csv: CsvOptions
+    _parsed: dict[str, list[Rows]] = field(default_factory=dict, repr=False)
+    """Rows of files that are slow to parse, by path."""
 
-    dialect: Dialect | None
-    """None for Parquet and Arrow files."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the files themselves hold."""
+        beside = {key for key, _ in self.parts[0].partition}
+        return tuple(name for name in self.kinds if name not in beside)
+
+    @property
+    def form(self) -> Form:
+        """The format of its files."""
+        return self.parts[0].form
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Refuse a column that does not exist."""
         for column in columns:
-            if column not in self.columns:
-                raise DataError(f"{self.files[0]}: {unknown_name('column', column, self.columns)}")
+            if column not in self.kinds:
+                raise DataError(
+                    f"{self.parts[0].path}: {unknown_name('column', column, self.kinds)}"
+                )
 
-    def batches(self, columns: Sequence[str], *, max_rows: int = MAX_ROWS) -> Iterator[Batch]:
-        """Yield all rows in order, with these columns only.
+    def rows(
+        self, columns: Sequence[str], *, max_rows: int | None = None
+    ) -> Iterator[tuple[Part, Rows]]:
+        """Yield all rows in order, each chunk with the part that it is of.
 
         Args:
-            columns: Their names.
-            max_rows: No batch has more rows.
+            columns: Those that are read.
+            max_rows: The most rows at once; by the columns' number and kind where left out.
 
         Raises:
-            DataError: If a file is broken or lacks a column; names file and line.
+            DataError: If a file is broken or lacks a column, or a row cannot be read; names it.
         """
-        self.check_columns(columns)
         names = list(dict.fromkeys(columns))
-        for path in self.files:
-            first_row = 0
-            for read in _read(path, names, self.dialect):
-                for start in range(0, read.num_rows, max_rows):
-                    batch = read.slice(start, max_rows)
-                    found = {name: batch.column(name) for name in names}
-                    yield Batch(columns=found, path=path, first_row=first_row, dialect=self.dialect)
-                    first_row += batch.num_rows
+        if max_rows is None:
+            is_wide = any(is_list(self.kinds[name]) for name in names if name in self.kinds)
+            most = _MAX_NUMBERS // max(len(names), 16)
+            max_rows = MAX_ROWS if is_wide else max(MAX_ROWS, most)
+        for part in self.parts:
+            for rows in self._read(part, names, max_rows):
+                if rows.rejects:
+                    raise self.error(part, rows.rejects[0])
+                if rows.num_rows:
+                    yield part, rows
 
-
-def open_table(path: str | Path, *, dialect: Dialect | None, suffixes: Sequence[str]) -> Table:
-    """Return a table, its header read and no row.
-
-    Args:
-        path: A file, folder or glob.
-        dialect: For CSV and TSV files; None where the files are Parquet or Arrow.
-        suffixes: Of the files that are taken from a folder.
-
-    Raises:
-        DataError: If there is no file, one is broken, or column names repeat.
-    """
-    files = find_files(path, suffixes=suffixes)
-    kinds = _header(files[0], dialect)
-    repeated = sorted({name for name, _ in kinds if [n for n, _ in kinds].count(name) > 1})
-    if repeated:
-        raise DataError(f"{files[0]}: column names must differ; repeated: {', '.join(repeated)}")
-    return Table(
-        files=tuple(files),
-        columns=tuple(name for name, _ in kinds),
-        kinds=dict(kinds),
-        dialect=dialect,
-    )
-
-
-def numbers(batch: Batch, column: str, *, what: str = "a number") -> npt.NDArray[Any]:
-    """Return a column's numbers, [n]: float64 with NaN for missing cells, or its own whole numbers.
-
-    Args:
-        batch: The rows.
-        column: Text, numbers or bool.
-        what: What a cell should be, for the error.
-
-    Raises:
-        DataError: If a cell is none; names file, line and column.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    cells = _plain(batch.columns[column])
-    if _is_text(cells.type):
-        cells = pc.utf8_trim_whitespace(cells)
-        missing = pc.is_in(cells, value_set=pa.array(_MISSING, type=cells.type))
-        filled = pc.if_else(missing, pa.scalar(None, cells.type), cells)
-        try:
-            cells = pc.cast(filled, pa.float64())
-        except pa.ArrowInvalid:
-            cells = _flags(batch, filled, column=column, what=what)
-    elif pa.types.is_boolean(cells.type):
-        cells = pc.cast(cells, pa.uint8())
-    elif pa.types.is_decimal(cells.type) or pa.types.is_null(cells.type):
-        cells = pc.cast(cells, pa.float64())
-    elif not (pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type)):
-        raise DataError(f'{batch.path}: the column "{column}" is {cells.type}, expected numbers')
-    found: npt.NDArray[Any] = cells.to_numpy(zero_copy_only=False)  # nulls of integers become NaN
-    return found
-
-
-def _flags(batch: Batch, cells: Any, *, column: str, what: str) -> Any:
-    """Return texts such as "true" and "False" as 0 and 1; pandas writes bool columns so."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        return pc.cast(pc.cast(cells, pa.bool_()), pa.float64())
-    except pa.ArrowInvalid:
-        for row, cell in enumerate(cells.to_pylist()):
-            try:
-                float(cell or 0)
-            except ValueError:
-                raise DataError(
-                    f'{batch.where(row)}: column "{column}" holds "{cell}", expected {what}'
-                ) from None
-        raise
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
-
-
-def _plain(cells: Any) -> Any:
-    """Return an array without dictionary encoding or views, which few Arrow functions take."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(cells.type):
-        cells = pc.cast(cells, cells.type.value_type)
-    if pa.types.is_string_view(cells.type):
-        cells = pc.cast(cells, pa.large_string())
-    return cells
-
-
-def _read(path: Path, columns: list[str], dialect: Dialect | None) -> Iterator[Any]:
-    """Yield the record batches of one file."""
-    import pyarrow as pa
-
-    held = [name for name, _ in _header(path, dialect)]
-    for column in columns:
-        if column not in held:
-            raise DataError(f"{path}: {unknown_name('column', column, held)}")
-    try:
-        if dialect is not None:
-            yield from _open_csv(path, columns, dialect, held)
-        elif _is_parquet(path):
-            import pyarrow.parquet as pq
-
-            # small buffers instead of whole column chunks: row groups may be large
-            with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-                yield from file.iter_batches(batch_size=MAX_ROWS, columns=columns)
-        else:
-            options = pa.ipc.IpcReadOptions(included_fields=[held.index(c) for c in columns])
-            with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped, options=options) as f:
-                for at in range(f.num_record_batches):
-                    yield f.get_batch(at)
-    except pa.ArrowInvalid as error:
-        raise _broken(path, dialect, len(held), error) from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _header(path: Path, dialect: Dialect | None) -> list[tuple[str, Any]]:
-    """Return names and types of a file's columns."""
-    import pyarrow as pa
-
-    if dialect is not None:
-        names = dialect.columns
-        if names is None:
-            with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-                names = tuple(next((row for row in dialect.cells(lines) if row), ()))
-            if not names:
-                raise DataError(f"{path} is empty, expected a header line")
-        return [(name, pa.string()) for name in names]
-    try:
-        if _is_parquet(path):
-            import pyarrow.parquet as pq
-
-            schema = pq.read_schema(path)
-        else:
-            with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as file:
-                schema = file.schema
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} is neither a Parquet nor an Arrow file, or it is cut short: {error}"
-        ) from error
-    return [(field.name, field.type) for field in schema]
-
-
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PAR1"
-
-
-def _open_csv(path: Path, columns: list[str], dialect: Dialect, held: list[str]) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
-
-    with _empty_file_ends_quietly(path):
-        reader = pacsv.open_csv(
-            path,
-            read_options=pacsv.ReadOptions(
-                block_size=_BLOCK_BYTES,
-                use_threads=False,
-                column_names=dialect.columns,
-            ),
-            parse_options=pacsv.ParseOptions(
-                delimiter=dialect.delimiter,
-                quote_char='"' if dialect.quoting else False,
-                newlines_in_values=dialect.quoting,
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(held, pa.string()),
-                include_columns=columns,
-                strings_can_be_null=False,
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        with reader:
-            yield from reader
-
-
-@contextmanager
-def _empty_file_ends_quietly(path: Path) -> Iterator[None]:
-    """A file with no row is an empty split, which is said later and better."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" not in str(error) and path.stat().st_size:
-            raise
-
-
-def _broken(path: Path, dialect: Dialect | None, num_columns: int, error: Exception) -> DataError:
-    """Return what is wrong with a file, with the line where it can be found."""
-    if dialect is None:
-        return DataError(f"{path} is broken: {error}")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as wrong:
-                return DataError(f"{path}, line {number} is not UTF-8 text: {wrong}")
-    hint = "" if not dialect.quoting else "; where cells hold lone quotes, set quoting = false"
-    for line_number, cells in dialect.rows(path):
-        if len(cells) != num_columns:
-            return DataError(
-                f"{path}, line {line_number} has {len(cells)} cells, expected {num_columns}{hint}"
+    def _read(self, part: Part, names: list[str], max_rows: int) -> Iterator[Rows]:
+        if part.form != "arff":
+            return read_rows(part, self.address.system, names, chunk_rows=max_rows, csv=self.csv)
+        if part.path not in self._parsed:
+            # parsed once for all passes: it takes most of the time, and Mulan's files fit
+            held = list(column_types(part, self.address.system))
+            self._parsed[part.path] = list(
+                read_rows(part, self.address.system, held, chunk_rows=MAX_ROWS)
             )
-    return DataError(f"{path} cannot be read: {error}{hint}")
+        return iter(self._parsed[part.path])
+
+    def error(self, part: Part, reject: Reject) -> DataError:
+        """Return what is wrong with a row, with file, line and column, and what settles it."""
+        said = describe(part, self.address.system, reject, self.csv)
+        for mark, hint in _HINTS:
+            if mark in reject.reason and (self.csv.quoting or "quoting" not in hint):
+                said += hint.format(reject.column)
+                break
+        return DataError(said)
+
+    def refuse(self, part: Part, rows: Rows) -> RejectRow:
+        """Return what raises the error of a row among these."""
+
+        def reject(row: int, reason: str, column: str | None) -> None:
+            raise self.error(part, Reject(row=rows.position(row), reason=reason, column=column))
+
+        return reject
+
+
+def open_tables(
+    options: SourceOptions, *, forms: Sequence[Form], default: Form | None = None
+) -> dict[SplitName, Table]:
+    """Return the table of each split that has files of its own, headers read and no row.
+
+    Args:
+        options: Name the files.
+        forms: The formats that are looked for.
+        default: The format of a single file whose ending says nothing.
+
+    Raises:
+        DataError: If a file is broken, or column names repeat.
+        NotFoundError: If there is no file; names the nearest.
+    """
+    return {
+        split: _open(path, options.csv, forms, default)
+        for split, path in split_paths(options).items()
+    }
+
+
+def split_paths(options: SourceOptions) -> dict[SplitName, str]:
+    """Return the path of each split that has files of its own."""
+    if options.train is None:
+        return {"train": expanded(options.path)}
+    given: dict[SplitName, str | None] = {
+        "train": options.train,
+        "validation": options.validation,
+        "test": options.test,
+    }
+    return {name: _joined(options.path, file) for name, file in given.items() if file is not None}
+
+
+def _joined(folder: str, file: str) -> str:
+    folder, file = expanded(folder), expanded(file)
+    if "://" in file or Path(file).is_absolute():
+        return file
+    return f"{folder.rstrip('/')}/{file}" if "://" in folder else str(Path(folder) / file)
+
+
+def _open(path: str, csv: CsvOptions, forms: Sequence[Form], default: Form | None) -> Table:
+    address = address_of(path)
+    form = None
+    if not address.is_many and form_of(address.root) not in forms:
+        form = default
+    parts = find_parts(address, forms=forms, form=form)
+    kinds = column_types(parts[0], address.system, csv)
+    if not kinds:
+        raise DataError(f"{parts[0].path} is empty, expected a header line")
+    if parts[0].form == "csv" and len(kinds) == 1 and csv.columns is None:
+        (header,) = kinds
+        for other in (";", "\t", "|", ","):
+            if other in header and other != csv.delimiter_of(parts[0].path):
+                raise DataError(
+                    f"{parts[0].path} has one column, {header[:60]!r}; set delimiter = "
+                    + {"\t": '"\\t"'}.get(other, f'"{other}"')
+                )
+    return Table(address=address, parts=tuple(parts), kinds=kinds, csv=csv)
+
+
+def shown_files(tables: Mapping[SplitName, Table]) -> str:
+    """Return the files by split, for people."""
+
+    def names(table: Table) -> str:
+        files = list(dict.fromkeys(part.path for part in table.parts))
+        first = PurePosixPath(files[0]).name
+        return first if len(files) == 1 else f"{first} and {len(files) - 1} more"
+
+    return ", ".join(f"{split} from {names(table)}" for split, table in tables.items())
+
+
+def read_names(names: str | Path | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return label names: given as they are, or from a file with one name a line.
+
+    Raises:
+        DataError: If the file holds no name, or is not UTF-8.
+        NotFoundError: If it is missing; names the nearest.
+    """
+    if names is None or not isinstance(names, (str, Path)):
+        return None if names is None else tuple(names)
+    address = address_of(names)
+    if address.is_many:
+        raise DataError(f"{address} is a folder, expected a file with one label name a line")
+    with address.system.open_input_stream(address.root) as file:
+        content = bytes(file.read())
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{address} is not UTF-8 text: {error}") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise DataError(f"{address} holds no label name, expected one a line")
+    return found
