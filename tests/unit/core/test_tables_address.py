@@ -38,14 +38,14 @@ def test_folders_and_globs_give_sorted_files(tmp_path):
     def names(path):
         return [part.path.rpartition("/")[2] for part in find_parts(address_of(path))]
 
-    assert names(tmp_path) == ["a.csv", "b.csv", "c.txt", "d.csv"]
+    assert names(tmp_path) == ["a.csv", "b.csv", "d.csv"]  # a .txt file is read by its name
     assert names(tmp_path / "*.txt") == ["c.txt"]
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("trian.csv", r'trian\.csv: unknown file "trian.csv"; did you mean "train.csv"'),
+        ("trian.csv", r'trian\.csv: .*unknown file "trian.csv"; did you mean "train.csv"'),
         ("nowhere/train.csv", r"no such file or folder: .* holds no nowhere"),
         ("*.parquet", r"no file to read; expected"),
         ("empty", r"empty: no file to read; expected"),

@@ -112,7 +112,7 @@ def test_the_published_split_is_kept_where_all_rows_are_there_too(write, tmp_pat
 def test_a_missing_file_is_named(write, tmp_path):
     write()
     (tmp_path / "tiny" / "tiny-test.arff").unlink()
-    with pytest.raises(NotFoundError, match=r"tiny/tiny-test\.arff: unknown file"):
+    with pytest.raises(NotFoundError, match=r"tiny/tiny-test\.arff: .*unknown file"):
         mulan("tiny")
     with pytest.raises(NotFoundError, match=r"teeny\.xml: no such file or folder"):
         mulan("teeny")
