@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from thresher.errors import DataError, NotFoundError, unknown_name
+from thresher.errors import DataError, MissingExtraError, NotFoundError, unknown_name
 
 __all__ = ["Address", "address_of", "expanded"]
 
@@ -101,9 +101,14 @@ def address_of(path: str | Path, *, must_exist: bool = True) -> Address:
     Raises:
         NotFoundError: If nothing is there; names the nearest.
         DataError: If no file system is known for the URI, or a variable is not set.
+        MissingExtraError: If pyarrow is not installed.
     """
-    from pyarrow import fs
-
+    try:
+        from pyarrow import fs
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            f"{path}: reading files needs pyarrow. Run: pip install 'thresher[tables]'"
+        ) from None
     given = expanded(path)
     bare, pattern = _split_glob(given)
     system, root = _system_of(bare)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from thresher.errors import DataError
+from thresher.errors import DataError, MissingExtraError
 from thresher.tables.cells import as_number
 from thresher.tables.rows import Rows, check_columns
 
@@ -128,7 +128,12 @@ def _load(
         is_sparse: Whether rows are sparse.
         numbers: Stands for the type of numeric attributes: it would cut 1.5 to an integer 1.
     """
-    import arff  # type: ignore[import-untyped]
+    try:
+        import arff  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            f"{path}: ARFF files need liac-arff. Run: pip install 'thresher[tables]'"
+        ) from None
 
     lines = [*((n, _NUMBERS.sub(rf"\1{numbers}", line)) for n, line in head), *rows]
     kind = arff.LOD if is_sparse else arff.DENSE

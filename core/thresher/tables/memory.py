@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thresher.errors import DataError
+from thresher.errors import DataError, MissingExtraError
 from thresher.tables.rows import Rows, check_columns
 
 __all__ = ["is_table", "memory_rows"]
@@ -81,9 +81,9 @@ def _arrow_table(data: Any, where: str) -> Any:
     try:
         import pyarrow as pa
     except ModuleNotFoundError:
-        raise DataError(
-            f"{where} is a {type(data).__name__}, which needs pyarrow: pip install pyarrow; a dict "
-            "of columns or a list of dicts does not"
+        raise MissingExtraError(
+            f"{where} is a {type(data).__name__}, which needs pyarrow: pip install "
+            "'thresher[tables]'; a dict of columns or a list of dicts does not"
         ) from None
     if isinstance(data, pa.Table):
         return data
