@@ -281,7 +281,7 @@ def test_taking_off_a_sigmoid_that_is_not_there_is_refused(log_version: LogVersi
         ("models:/wether@candidate", 'did you mean "weather"'),
         ("models:/weather/7", "has versions [1]"),
         ("models:/weather@champion", "aliases candidate -> 1"),
-        ("weather", "expected models:/NAME/VERSION"),
+        ("weather", "expected NAME@ALIAS or NAME/VERSION"),
     ],
 )
 def test_unknown_version_says_what_there_is(log_version: LogVersion, uri: str, words: str) -> None:

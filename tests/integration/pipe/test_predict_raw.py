@@ -87,7 +87,7 @@ def test_rows_of_every_kind_get_the_same_answer(served: str, store: Path) -> Non
     done = CliRunner().invoke(main, score)
     assert done.exit_code == 0, done.output
     scored = read_parts(store / "scored")
-    assert scored["id"].to_pylist() == frame["id"].tolist()
+    assert [int(cell) for cell in scored["id"].to_pylist()] == frame["id"].tolist()
 
     with Client(served) as client:
         expected = client.predict("weather", store / "rows.csv")

@@ -96,7 +96,7 @@ def test_versions_go_round_through_the_python_api(home: Path, server: Triton) ->
     [
         ("other", "models:/weather/1", {}, "Run: --name weather"),
         ("weather", "models:/weather/9", {}, "thresher export models:/weather/9"),
-        ("weather", "runs:/x/model", {}, "expected models:/NAME/VERSION"),
+        ("weather", "runs:/x/model", {}, "expected NAME, NAME/VERSION or NAME@ALIAS"),
         (
             "weather",
             "models:/weather/1",

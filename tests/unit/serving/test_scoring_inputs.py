@@ -232,7 +232,7 @@ def test_a_table_that_names_pictures_or_holds_them(
     score_into(picture_version, tmp_path / "in/names.parquet", tmp_path / "out", ScoringOptions())
     assert read_parts(tmp_path / "out")["labels"].to_pylist() == told
     reasons = [row["reason"] for row in read_rejects(tmp_path / "out")]
-    assert reasons[0].startswith("no such picture: ")
+    assert reasons[0].startswith("none.png: no such picture: ")
     assert reasons[1] == "missing, expected a picture"
     content = [(tmp_path / "in" / name).read_bytes() for name in names]
     found = score(picture_version, pa.table({"photo": content}), engine_of(picture_version))

@@ -230,7 +230,7 @@ def test_the_command_takes_a_file_and_says_where_the_data_are(publisher, tmp_pat
     done = get("tags.toml")
     folder = tmp_path / ".thresher" / "data-sets"
     assert done.exit_code == 0
-    assert f"tags: 1 files, as published, in {folder / 'tags'}" in done.stdout
+    assert f"tags: 1 file, as published, in {folder / 'tags'}" in done.stdout
     assert f"export THRESHER_DATA={folder}" in done.stderr
     monkeypatch.setenv("THRESHER_DATA", str(tmp_path / "mine"))
     shown = json.loads(get("tags.toml", "--json").stdout)
