@@ -408,7 +408,7 @@ def list_arrays(
         def reject_regular(at: int, reason: str, name: str | None) -> None:
             reject(at // size, f"{reason} (in a list)", name)
 
-        array = number_array(regular, column, dtype, reject_regular, exact=exact)
+        array = number_array(regular, column, dtype, reject_regular, fill=fill, exact=exact)
         return array.reshape(len(cells), *shape), np.full(len(cells), size)
     fits, lengths, level, parents = _flattened(cells, column, shape, reject)
 
