@@ -337,7 +337,7 @@ class InputMaker:
             if kind is not None and _is_raw(kind, tensor):
                 return raw_array(cells[0], columns[0], shape, tensor.dtype, reject), None
             fill = spec.fill_of(columns[0])
-            is_list_input = is_fixed and math.prod(shape) != 1
+            is_list_input = is_fixed and math.prod(shape) != 1 and not spec.flagged.get(name)
             if kind is None and (is_list_input or any(_is_array(cell) for cell in cells[0])):
                 array, lengths = _object_lists(
                     cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
