@@ -259,3 +259,15 @@ def test_a_number_is_no_position_where_label_names_are_numbers():
             read(cells, kind, label_names=["1", "2", "3"])
     assert read([[2, 3], [1]], INTS, label_names=["1", "2", "3"])[1] == [[0, 1, 1], [1, 0, 0]]
     assert read([[0, 2], [1]], INTS, label_names=["a", "b", "c"])[1] == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["csv", pa.string()])
+@pytest.mark.parametrize("mark", [";", "|", "/"])
+def test_another_delimiter_between_labels_is_named(kind, mark):
+    cells = [f"rain{mark}fog", "rain", f"snow {mark} fog"]
+    with pytest.raises(DataError, match=rf'holds "rain\{mark}fog".*label_delimiter = "\{mark}"'):
+        read(cells, kind)
+    assert read(cells, kind, label_delimiter=mark)[0] == ("fog", "rain", "snow")
+    assert len(read(cells, kind, label_form="names")[0]) == 3
+    assert len(read([*cells, "rain,snow"], kind)[0]) == 4
+    assert len(read([[cell] for cell in cells], NAMES)[0]) == 3

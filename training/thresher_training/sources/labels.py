@@ -13,6 +13,7 @@ import numpy.typing as npt
 from thresher.errors import ConfigError, DataError, unknown_name
 from thresher.tables.cells import as_flag
 from thresher.tables.inputs import matched_columns
+from thresher.tables.numbers import is_text
 from thresher.tables.parts import Part
 from thresher.tables.rows import Reject, RejectRow, Rows
 from thresher_training.data import SplitName
@@ -261,6 +262,11 @@ class RowLabels:
         """The labels that occur, or that were given."""
         return tuple(self._number)
 
+    @property
+    def has_several(self) -> bool:
+        """Whether a row has two labels or more."""
+        return any(bool((np.diff(rows) == 0).any()) for rows in self._rows)
+
     def num_bare(self, labels: Sequence[str]) -> int:
         """Return how many rows have none of the labels."""
         shape = (self.num_rows, len(labels))
@@ -335,7 +341,29 @@ def settle(gathered: Mapping[SplitName, RowLabels]) -> tuple[tuple[str, ...], bo
     labels = reader.names or in_order(name for rows in gathered.values() for name in rows.found)
     if not labels and first.num_rows:
         raise DataError(f"{where} names no label in any row")
+    if reader.names is None and reader.options.label_form is None:
+        _check_delimiter(list(gathered.values()), where)
     return labels, False
+
+
+def _check_delimiter(splits: Sequence[RowLabels], where: str) -> None:
+    """Refuse texts of one label each, of which some are others with a delimiter between them.
+
+    Raises:
+        DataError: Names such a text and the delimiter.
+    """
+    if not all(is_text(rows.table.kinds[rows.columns[0]]) for rows in splits):
+        return
+    words = set[str]().union(*(rows.words for rows in splits))
+    for other in (";", "|", "/"):
+        for word in sorted(word for word in words if other in word):
+            if words.intersection(map(str.strip, word.split(other))) and not any(
+                rows.has_several for rows in splits
+            ):
+                raise DataError(
+                    f'{where} holds "{word}", of which a part is a label of other rows; set '
+                    f'label_delimiter = "{other}", or label_form = "names" where this is one name'
+                )
 
 
 def _are_multi_hot(splits: Sequence[RowLabels], where: str) -> bool:
