@@ -281,7 +281,7 @@ class ScoringJob:
             refused: dict[int, str] = {}
 
             def refuse(row: int, reason: str, _column: str | None) -> None:
-                refused[row] = reason
+                refused[row] = f"{reason}; an ARFF attribute of strings keeps ids as they are"
 
             numbers = number_array(cells, name, np.dtype(np.float64), refuse, fill=0)
             return pa.array(numbers, kind, mask=missing_of(cells)), refused
