@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from thresher.errors import DataError, MissingExtraError
-from thresher.tables.cells import as_number
+from thresher.tables.cells import ROUNDED, as_number
 from thresher.tables.rows import Rows, check_columns
 
 __all__ = ["ArffHeader", "arff_header", "arff_rows", "unescaped"]
@@ -25,8 +25,6 @@ __all__ = ["ArffHeader", "arff_header", "arff_rows", "unescaped"]
 _NUMBERS = re.compile(r"^(\s*@attribute\s.*\s)(?:numeric|real|integer)[ \t\r\n]*$", re.IGNORECASE)
 _UNSURE = re.compile(r"[^\x00-\x7f]|[0-9]_|[0-9]{16}")
 """Numbers of which liac-arff or float64 may make others: 1_0, Arabic digits, long whole ones."""
-_EXACT = 2.0**53
-"""From here on, float64 does not hold every whole number."""
 _PARSED_ROWS = 1_024
 """At once: Python's own numbers take four times the room of an array's."""
 
@@ -249,7 +247,7 @@ def _numbers(texts: Any) -> Any:
         found = pc.cast(pc.utf8_trim_whitespace(texts), pa.float64())
     except pa.ArrowInvalid:
         return texts
-    is_sure = pc.all(pc.less(pc.abs(found), _EXACT)).as_py()
+    is_sure = pc.all(pc.less(pc.abs(found), ROUNDED)).as_py()
     return found if is_sure is not False else texts
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from thresher.artifacts.input_spec import FIRST_CATEGORY, MISSING_CATEGORY, UNKN
 from thresher.tables.cells import is_missing
 from thresher.tables.rows import RejectRow
 
-__all__ = ["category_ids", "category_of", "distinct_categories"]
+__all__ = ["category_ids", "category_of", "distinct_categories", "holds_categories"]
 
+_MANY = (list, tuple, dict, set, np.ndarray)
+_TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+", re.ASCII)
 _POWER = re.compile(r"-?[0-9](\.[0-9]+)?[eE][+-][0-9]+", re.ASCII)
 """As floats are written; the digits of an id in base 16 have no sign within."""
@@ -25,10 +28,15 @@ def category_of(cell: object) -> str | None:
     """Return the category that a cell names, None where it is missing.
 
     The same value reads alike from every format: 1, 1.0 and "1" are one, as are true and "True";
-    "01" is another.
+    "01" is another. A time of day or a time span has no one form in all formats.
+
+    Raises:
+        ValueError: If it is no single value, or one of time; a date is.
     """
     if is_missing(cell):
         return None
+    if isinstance(cell, _MANY) or (isinstance(cell, _TIMES) and type(cell) is not datetime.date):
+        raise ValueError(f"a {type(cell).__name__}, expected a text, a number or a date")
     if isinstance(cell, (bool, np.bool_)):
         return str(bool(cell)).lower()
     if isinstance(cell, (float, np.floating)):
@@ -43,6 +51,19 @@ def category_of(cell: object) -> str | None:
     whole = _WHOLE.fullmatch(text)
     text = whole[1] if whole else text
     return "0" if text == "-0" else text
+
+
+def holds_categories(kind: Any) -> bool:
+    """Return whether an Arrow type is one of texts, numbers, flags, dates or nulls."""
+    import pyarrow as pa
+
+    from thresher.tables.numbers import is_number, is_text
+
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(is_text(kind) or is_number(kind) or pa.types.is_date(kind))
 
 
 def distinct_categories(cells: Any, column: str, reject: RejectRow) -> set[str]:
@@ -63,7 +84,7 @@ def category_ids(
         cells: An Arrow array of n cells, or a sequence of n Python objects.
         column: Its name, for the reasons.
         values: Those that training saw; the first has the id 2.
-        reject: Takes the rows whose cell is not UTF-8.
+        reject: Takes the rows whose cell is not UTF-8, or no category.
     """
     from thresher.tables.numbers import plain_cells
 
@@ -71,7 +92,12 @@ def category_ids(
         cells = plain_cells(cells, column, reject)
     known = {value: at for at, value in enumerate(values, FIRST_CATEGORY)}
     distinct, which = _distinct(cells)
-    ids = np.array([_id(cell, known) for cell in distinct], dtype=np.int64)
+    ids = np.zeros(len(distinct), dtype=np.int64)
+    for at, cell in enumerate(distinct):
+        try:
+            ids[at] = _id(cell, known)
+        except ValueError as error:
+            reject(int(np.argmax(which == at)), str(error), column)
     return ids[which] if len(ids) else np.zeros(len(which), dtype=np.int64)
 
 
@@ -80,7 +106,7 @@ def _id(cell: object, known: Mapping[str, int]) -> int:
     return MISSING_CATEGORY if value is None else known.get(value, UNKNOWN_CATEGORY)
 
 
-def _distinct(cells: Any) -> tuple[Iterable[object], npt.NDArray[np.int64]]:
+def _distinct(cells: Any) -> tuple[Sequence[object], npt.NDArray[np.int64]]:
     """Return the distinct cells, and which of them each cell is."""
     if not hasattr(cells, "type"):
         return list(cells), np.arange(len(cells))

@@ -15,6 +15,7 @@ import numpy as np
 
 __all__ = [
     "MISSING",
+    "ROUNDED",
     "as_dtype",
     "as_flag",
     "as_number",
@@ -35,6 +36,8 @@ _REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|infinity|nan)",
     re.ASCII | re.IGNORECASE,
 )
+ROUNDED = 2.0**53
+"""From here on, float64 does not hold every whole number."""
 _FLOAT_DIGITS = 309
 """A whole number with more digits is too large for any kind."""
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
@@ -146,8 +149,8 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
     Args:
         number: NaN is none.
         dtype: The input's kind.
-        exact: Whether a whole number that a floating-point kind would round is refused. Other
-            numbers are rounded to the nearest.
+        exact: Whether a whole number is refused that a floating-point kind would round, or may
+            have rounded before. Other numbers are rounded to the nearest.
 
     Raises:
         ValueError: If the kind cannot hold it; the message says why.
@@ -159,6 +162,11 @@ def as_dtype(number: int | float, dtype: np.dtype[Any], *, exact: bool = True) -
         is_whole = isinstance(number, int) or (math.isfinite(number) and number == int(number))
         if not is_whole or not bounds.min <= number <= bounds.max:
             raise ValueError(f"{shown(number)} is no {dtype}")
+        if exact and isinstance(number, float) and abs(number) >= ROUNDED:
+            raise ValueError(
+                f"{shown(number)} is a floating-point number, which may have lost digits of a "
+                f"whole one, expected {dtype}"
+            )
         return dtype.type(int(number))
     if dtype.kind == "b":
         if number not in (0, 1):

@@ -15,9 +15,16 @@ import numpy as np
 
 from thresher.errors import ConfigError, DataError
 from thresher.tables.quotes import QuoteCheck
-from thresher.tables.rows import Reject, Rows, check_columns
+from thresher.tables.rows import ColumnsError, Reject, Rows, check_columns
 
-__all__ = ["CSV_SUFFIXES", "CsvOptions", "csv_columns", "csv_rows", "line_of"]
+__all__ = [
+    "CSV_SUFFIXES",
+    "CsvOptions",
+    "check_delimiter",
+    "csv_columns",
+    "csv_rows",
+    "line_of",
+]
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 """Of the files that are read as CSV, also behind them ``.gz``, ``.bz2`` or ``.zst``."""
@@ -78,6 +85,23 @@ def csv_columns(path: str, system: Any, options: CsvOptions) -> tuple[str, ...]:
     if not start.strip(b"\r\n"):
         return ()
     return _columns_in(start, path, options)
+
+
+def check_delimiter(columns: Sequence[str], path: str, options: CsvOptions) -> None:
+    """Refuse a file whose header line is one name that holds another delimiter.
+
+    Raises:
+        ColumnsError: Names the delimiter that it seems to have.
+    """
+    if len(columns) != 1 or options.columns is not None:
+        return
+    for other in (";", "\t", "|", ","):
+        if other in columns[0] and other != options.delimiter_of(path):
+            shown_as = "\\t" if other == "\t" else other
+            raise ColumnsError(
+                f'{path} has one column, {columns[0][:60]!r}; set delimiter = "{shown_as}" '
+                f"(score: --delimiter {other!r})"
+            )
 
 
 def _columns_in(start: bytes, path: str, options: CsvOptions) -> tuple[str, ...]:

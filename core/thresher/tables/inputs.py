@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError, unknown_name
-from thresher.tables.categories import category_ids
+from thresher.tables.categories import category_ids, holds_categories
 from thresher.tables.cells import shown
 from thresher.tables.numbers import (
     Fill,
@@ -153,11 +153,10 @@ class InputMaker:
                 raise DataError(f'{where}: column "{name}" is {kind}, expected texts')
             if name in alone and _is_raw(kind, self._inputs[alone[name]]):
                 continue
-            held = kind
-            while is_list(held) and name not in self._categories:
-                held = held.value_type
-            if not is_number(held):
-                raise DataError(f'{where}: column "{name}" is {kind}, expected numbers')
+            is_category = name in self._categories
+            if not (holds_categories if is_category else _holds_numbers)(kind):
+                expected = "texts, numbers or dates" if is_category else "numbers"
+                raise DataError(f'{where}: column "{name}" is {kind}, expected {expected}')
 
     def make(self, rows: Rows, *, folder: str = "") -> Inputs:
         """Return the inputs of some rows, and the rows that have none.
@@ -338,7 +337,7 @@ class InputMaker:
             if kind is not None and _is_raw(kind, tensor):
                 return raw_array(cells[0], columns[0], shape, tensor.dtype, reject), None
             fill = spec.fill_of(columns[0])
-            is_list_input = is_fixed and math.prod(shape) != 1
+            is_list_input = is_fixed and math.prod(shape) != 1 and not spec.flagged.get(name)
             if kind is None and (is_list_input or any(_is_array(cell) for cell in cells[0])):
                 array, lengths = _object_lists(
                     cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
@@ -426,6 +425,13 @@ class InputMaker:
             raise DataError(f"{name}: a picture's content was expected, not its name")
         is_absolute = name.startswith("/") or "://" in name
         return self._read_file(f"{folder}/{name}" if folder and not is_absolute else name)
+
+
+def _holds_numbers(kind: Any) -> bool:
+    """Return whether an Arrow type is one of numbers, or of lists of them."""
+    while is_list(kind):
+        kind = kind.value_type
+    return is_number(kind)
 
 
 def _holds_content(kind: Any) -> bool:

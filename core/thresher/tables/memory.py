@@ -9,6 +9,7 @@ import numpy as np
 
 from thresher.errors import DataError, MissingExtraError
 from thresher.tables.rows import Rows, check_columns
+from thresher.tables.views import without_views, without_views_type
 
 __all__ = ["is_table", "memory_rows"]
 
@@ -49,11 +50,12 @@ def memory_rows(
     def rows() -> Iterator[Rows]:
         start = 0
         for batch in table.to_batches(max_chunksize=chunk_rows):
-            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            cells = map(without_views, batch.columns)
+            columns = dict(zip(batch.schema.names, cells, strict=True))
             yield Rows(columns=columns, num_rows=batch.num_rows, first_row=start)
             start += batch.num_rows
 
-    return {field.name: field.type for field in table.schema}, rows()
+    return {field.name: without_views_type(field.type) for field in table.schema}, rows()
 
 
 def _of_columns(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Iterator[Rows]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.errors import DataError
-from thresher.tables.cells import MISSING, as_dtype, as_number, is_missing
+from thresher.tables.cells import MISSING, ROUNDED, as_dtype, as_number, is_missing
 from thresher.tables.rows import RejectRow
 
 __all__ = [
@@ -239,6 +239,7 @@ def _converted(
         # a float's bounds: the largest whole number itself may round up to one too large
         low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max) + 1
         slow = held | ~((values >= low) & (values < high) & (values == np.trunc(values)))
+        slow = slow | (np.abs(values) >= ROUNDED)
     else:
         bounds = np.iinfo(dtype)
         slow = held | (values < bounds.min) | (values > bounds.max)

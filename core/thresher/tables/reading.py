@@ -10,9 +10,16 @@ import numpy as np
 
 from thresher.errors import DataError
 from thresher.tables.arff_files import arff_header, arff_rows
-from thresher.tables.csv_files import CsvOptions, csv_columns, csv_rows, line_of
+from thresher.tables.csv_files import (
+    CsvOptions,
+    check_delimiter,
+    csv_columns,
+    csv_rows,
+    line_of,
+)
 from thresher.tables.parts import Part
 from thresher.tables.rows import Reject, Rows, check_columns
+from thresher.tables.views import without_views, without_views_type
 
 __all__ = ["FILE_COLUMN", "column_types", "describe", "read_rows"]
 
@@ -34,6 +41,7 @@ def column_types(part: Part, system: Any, csv: CsvOptions | None = None) -> dict
             return {FILE_COLUMN: pa.string()}
         if part.form == "csv":
             names = csv_columns(part.path, system, csv or CsvOptions())
+            check_delimiter(names, part.path, csv or CsvOptions())
             return dict.fromkeys(names, pa.binary()) | partition
         if part.form == "arff":
             return arff_header(part.path, system).arrow_types()
@@ -41,7 +49,7 @@ def column_types(part: Part, system: Any, csv: CsvOptions | None = None) -> dict
             return {name: _array_type(array) for name, array in _arrays(part, system).items()}
         schema = part.schema if part.schema is not None else _schema(part, system)
         check_columns((), schema.names, part.path)
-        return {field.name: field.type for field in schema} | partition
+        return {field.name: without_views_type(field.type) for field in schema} | partition
 
 
 def read_rows(
@@ -139,7 +147,8 @@ def _numbered(part: Part, system: Any, columns: list[str], chunk_rows: int) -> I
         "pictures": _pictures,
     }[part.form]
     row = part.first_row
-    for found, num_rows in read(part, system, columns, chunk_rows):
+    for held, num_rows in read(part, system, columns, chunk_rows):
+        found = {name: without_views(cells) for name, cells in held.items()}
         yield Rows(columns=found, num_rows=num_rows, first_row=row)
         row += num_rows
 

@@ -14,7 +14,7 @@ from thresher.observations import Observations
 from thresher.tables.address import Address
 from thresher.tables.csv_files import CsvOptions
 from thresher.tables.inputs import InputMaker, Inputs
-from thresher.tables.numbers import is_finite
+from thresher.tables.numbers import is_finite, missing_of, number_array
 from thresher.tables.parts import Part
 from thresher.tables.reading import column_types, read_rows
 from thresher.tables.rows import ColumnsError, Reject, Rows
@@ -234,9 +234,9 @@ class ScoringJob:
         if answers is not None:
             for at in _not_finite(answers.probabilities_NL):
                 wrong.setdefault(at, ("the network gave NaN", None))
-        for name, (_, not_text) in ids.items():
-            found = np.flatnonzero(np.isin(kept, not_text)).tolist()
-            wrong |= dict.fromkeys(found, ("not UTF-8", name))
+        for name, (_, refused_ids) in ids.items():
+            found = np.flatnonzero(np.isin(kept, list(refused_ids))).tolist()
+            wrong |= {at: (refused_ids[int(kept[at])], name) for at in found}
         if wrong:
             for at in sorted(wrong):
                 reason, column = wrong[at]
@@ -268,25 +268,33 @@ class ScoringJob:
         held = [*cells.values(), row, *self.options.form.arrays(answers, labels)]
         return pa.RecordBatch.from_arrays(held, schema=self.schema), refused
 
-    def _id_cells(self, name: str, rows: Rows) -> tuple[Any, list[int]]:
-        """Return a column that is taken over, in its kind, and the rows whose text is no UTF-8."""
+    def _id_cells(self, name: str, rows: Rows) -> tuple[Any, dict[int, str]]:
+        """Return a column that is taken over, in its kind, and by row why it cannot be."""
         import pyarrow as pa
 
         cells, kind = rows.columns[name], self._kinds[name]
         if not hasattr(cells, "type"):
-            return pa.array(cells, kind), []
+            return pa.array(cells, kind), {}
         if cells.type == kind:
-            return cells, []
+            return cells, {}
+        if pa.types.is_floating(kind):  # an ARFF file's numbers, of which one is none or too long
+            refused: dict[int, str] = {}
+
+            def refuse(row: int, reason: str, _column: str | None) -> None:
+                refused[row] = f"{reason}; an ARFF attribute of strings keeps ids as they are"
+
+            numbers = number_array(cells, name, np.dtype(np.float64), refuse, fill=0)
+            return pa.array(numbers, kind, mask=missing_of(cells)), refused
         try:
-            return cells.cast(kind), []  # a CSV file's bytes, or nothing but nulls
+            return cells.cast(kind), {}  # a CSV file's bytes, or nothing but nulls
         except pa.ArrowInvalid:
             held = cells.to_pylist()
             texts = [None if cell is None else cell.decode(errors="replace") for cell in held]
-            wrong = [
-                row
+            wrong = {
+                row: "not UTF-8"
                 for row, (cell, text) in enumerate(zip(held, texts, strict=True))
                 if text is not None and cell != text.encode()
-            ]
+            }
             return pa.array(texts, kind), wrong
 
 

@@ -1,5 +1,6 @@
 """One value is one category, whatever the format and kind that it comes in."""
 
+import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -7,7 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from thresher.tables.categories import category_ids, category_of, distinct_categories
+from thresher.tables.categories import (
+    category_ids,
+    category_of,
+    distinct_categories,
+    holds_categories,
+)
 
 
 def _never(row: int, reason: str, column: str | None) -> None:
@@ -47,3 +53,18 @@ def test_ids_are_the_same_from_plain_encoded_and_single_cells() -> None:
     for cells in (plain, plain.dictionary_encode(), plain.cast(pa.large_binary()), texts):
         assert category_ids(cells, "c", ("a", "b"), _never).tolist() == expected
     assert category_ids(plain[:0], "c", ("a",), _never).tolist() == []
+
+
+def test_times_and_lists_are_no_categories_and_dates_are() -> None:
+    date, when = datetime.date(2026, 3, 1), datetime.datetime(2026, 3, 1)  # noqa: DTZ001
+    rejected = {}
+    cells = [date, "2026-03-01", when, np.datetime64(when), datetime.timedelta(1), ["a"]]
+    found = category_ids(
+        cells, "c", ("2026-03-01",), lambda row, reason, _: rejected.update({row: reason})
+    )
+    assert found[:2].tolist() == [2, 2]
+    assert [*rejected] == [2, 3, 4, 5]
+    assert rejected[2] == "a datetime, expected a text, a number or a date"
+    assert category_ids(pa.array([date]), "c", ("2026-03-01",), _never).tolist() == [2]
+    assert holds_categories(pa.date32())
+    assert not holds_categories(pa.timestamp("s"))

@@ -93,3 +93,11 @@ def test_missing_cells_of_every_library_are_missing() -> None:
     cells = [pd.NA, pd.NaT, np.nan, None, np.float32("nan"), "NA", 1]
     spec = InputSpec(columns={"x": ("x",)}, fill_missing=0)
     assert made({"x": cells}, (1,), spec=spec) == ([[0]] * 6 + [[1]], [], None)
+
+
+def test_one_column_and_its_flag_are_read_alike_from_memory_and_arrow() -> None:
+    spec = InputSpec(columns={"x": ("a",)}, fill_missing=9, flagged={"x": ("a",)})
+    data = {"a": [1.5, None, 3.0]}
+    expected = [[1.5, 0], [9, 1], [3, 0]]
+    for table in (data, [{"a": a} for a in data["a"]], pa.table(data), pd.DataFrame(data)):
+        assert made(table, (2,), spec=spec) == (expected, [], None)

@@ -119,3 +119,20 @@ def test_bytes_of_flags_are_zero_or_one() -> None:
     )
     assert found[0].tolist() == [False, True]
     assert sorted(rejects) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["arrow", "text", "objects"])
+def test_a_float_that_may_have_lost_digits_is_no_whole_number(kind: str) -> None:
+    floats = [float(2**53 - 1), float(2**53), -(2.0**60), 7.0]
+    cells: Any = {
+        "arrow": pa.array(floats),
+        "text": pa.array([f"{each:.17g}.0" if each == 7 else repr(each) for each in floats]),
+        "objects": floats,
+    }[kind]
+    rejected: dict[int, str] = {}
+    found = number_array(
+        cells, "c", np.dtype(np.int64), lambda row, reason, _: rejected.update({row: reason})
+    )
+    assert found.tolist()[::3] == [2**53 - 1, 7]
+    assert [*rejected] == [1, 2]
+    assert "may have lost digits" in rejected[1]

@@ -18,7 +18,7 @@ from support.scoring import engine_of, read_parts, read_rejects, score_into
 from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError
 from thresher.published_models import PublishedModels
-from thresher_serving.scoring import ScoredVersion, ScoringOptions, score
+from thresher_serving.scoring import OutputForm, ScoredVersion, ScoringOptions, score
 
 SPEC = InputSpec(columns={"features": ("wind", "sun", "rain")})
 
@@ -198,3 +198,37 @@ def test_repeated_and_missing_columns_are_refused_before_a_row_is_scored(
                 write(rows, path)
             score_into(weather, path, tmp_path / "out", ScoringOptions())
     assert not [*(tmp_path / "out").rglob("*.parquet")]
+
+
+def test_numbers_of_arff_are_taken_over_to_the_last_digit_or_rejected(
+    weather: ScoredVersion, tmp_path: Path
+) -> None:
+    ids = ["7", str(2**53 + 1), "x", "?", str(2**60), "1.5"]
+    names = ("id", "wind", "sun", "rain")
+    head = "@relation r\n" + "".join(f"@attribute {name} numeric\n" for name in names) + "@data\n"
+    (tmp_path / "in.arff").write_text(head + "".join(f"{each},1,2,3\n" for each in ids))
+    options = ScoringOptions(form=OutputForm(columns=("id",)))
+    score_into(weather, tmp_path / "in.arff", tmp_path / "out", options)
+    assert read_parts(tmp_path / "out")["id"].to_pylist() == [7, None, 2**60, 1.5]
+    rejects = read_rejects(tmp_path / "out")
+    assert [(row["row"], row["column"]) for row in rejects] == [(1, "id"), (2, "id")]
+    assert "9007199254740993 cannot be held by float64" in rejects[0]["reason"]
+
+
+def test_ids_of_arrows_view_types_are_taken_over(weather: ScoredVersion, tmp_path: Path) -> None:
+    numbers = {"wind": [1.0, None, 3.0], "sun": [1.0] * 3, "rain": [1.0] * 3}
+    rows = pa.table({"id": pa.array(["a", "b", "c"], pa.string_view()), **numbers})
+    options = ScoringOptions(form=OutputForm(columns=("id",)))
+    score_into(weather, write(rows, tmp_path / "in.arrow"), tmp_path / "out", options)
+    assert read_parts(tmp_path / "out")["id"].to_pylist() == ["a", "c"]
+    assert [row["id"] for row in read_rejects(tmp_path / "out")] == ["b"]
+    assert score(weather, rows, engine_of(weather), options).table["id"].to_pylist() == ["a", "c"]
+
+
+def test_a_header_line_with_another_delimiter_is_refused_with_the_option(
+    weather: ScoredVersion, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("id;wind;sun;rain\n1;1;2;3\n")
+    with pytest.raises(DataError, match="in.csv has one column, .*--delimiter ';'"):
+        score_into(weather, tmp_path / "in.csv", tmp_path / "out",
+                   ScoringOptions(form=OutputForm(columns=("id",))))  # fmt: skip

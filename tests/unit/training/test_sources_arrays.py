@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from thresher.errors import DataError, NotFoundError
-from thresher_training.sources import arrays
+from thresher.errors import ConfigError, DataError, NotFoundError
+from thresher_training.sources import arrays, table
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +95,43 @@ def test_files_that_are_no_arrays_are_told(tmp_path):
         arrays("f", label_names=["a"])
     with pytest.raises(NotFoundError, match=r'unknown file "missing\.npz"'):
         arrays("missing.npz", label_names=["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ignore", {"ignore": ["image"]}),
+        ("group_column", {"group_column": "image"}),
+        ("label_columns", {"label_columns": ["odd"]}),
+        ("categories, fill_missing", {"categories": ["image"], "fill_missing": 0}),
+        ("label_form", {"label_form": "multi_hot"}),
+    ],
+)
+def test_options_that_numpy_files_have_no_use_for_are_refused(name, options):
+    np.savez("all.npz", labels=np.array(["odd", "third"]), **rows(120))
+    with pytest.raises(ConfigError, match=f"^{name}: not for NumPy files"):
+        table("all.npz", **options)
+    assert len(table("all.npz").labels) == 2
+
+
+@pytest.mark.parametrize("kind", ["M8[D]", np.clongdouble, np.longdouble, "U3"])
+def test_an_array_that_no_network_takes_is_named(kind):
+    more = {"extra": np.arange(120).astype(kind)}
+    np.savez("all.npz", labels=np.array(["odd", "third"]), **rows(120), **more)
+    with pytest.raises(DataError, match=r'all\.npz: the array "extra" is .*, expected numbers of'):
+        arrays("all.npz")
+    assert set(arrays("all.npz", inputs={"image": "image"}).splits["test"].inputs) == {"image"}
+
+
+def test_a_row_without_a_group_is_refused():
+    groups = np.arange(120) // 3.0
+    groups[7] = np.nan
+    np.savez("all.npz", labels=np.array(["odd", "third"]), patient=groups, **rows(120))
+    with pytest.raises(DataError, match=r'row 7: the array "patient" holds NaN'):
+        arrays("all.npz", groups="patient")
+
+
+def test_a_train_file_that_is_in_another_split_too_is_refused():
+    np.savez("all.npz", labels=np.array(["odd", "third"]), **rows(120))
+    with pytest.raises(DataError, match="is in the train files and in the test files"):
+        arrays(".", train="all.npz", test="all.npz")

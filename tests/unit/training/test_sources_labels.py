@@ -232,3 +232,42 @@ def test_what_was_understood_is_said_in_one_line():
         "table: train from t.parquet; 2 labels from list column `tags`; 20 rows without labels; "
         "split: validation 15 % and test 15 % of train, seed 0 (42/9/9 rows)"
     )
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["1", "2", "3"], ["1", "0", "2"]])
+@pytest.mark.parametrize("kind", [INTS, pa.list_(pa.string()), pa.string()])
+def test_multi_hot_lists_are_so_too_where_label_names_are_numbers(kind, names):
+    cells = HOT
+    if kind != INTS:
+        cells = [[str(x) for x in row] for row in HOT]
+    if kind == pa.string():
+        cells = [",".join(row) for row in cells]
+    labels, targets = read(cells, kind, label_names=names)
+    assert labels == tuple(names)
+    assert targets == HOT
+
+
+def test_multi_hot_lists_of_words_are_so_whatever_labels_are_called():
+    cells = [["yes", "no"], ["no", "no"], ["yes", "yes"]]
+    for names in (["yes", "no"], ["no", "yes"], ["p", "q"]):
+        assert read(cells, NAMES, label_names=names)[1] == [[1, 0], [0, 0], [1, 1]]
+
+
+def test_a_number_is_no_position_where_label_names_are_numbers():
+    for cells, kind in (([0, 1, 2], pa.int64()), ([[0, 2], [1]], INTS)):
+        with pytest.raises(DataError, match=r'unknown label "0".*numbers, each number is a name'):
+            read(cells, kind, label_names=["1", "2", "3"])
+    assert read([[2, 3], [1]], INTS, label_names=["1", "2", "3"])[1] == [[0, 1, 1], [1, 0, 0]]
+    assert read([[0, 2], [1]], INTS, label_names=["a", "b", "c"])[1] == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["csv", pa.string()])
+@pytest.mark.parametrize("mark", [";", "|", "/"])
+def test_another_delimiter_between_labels_is_named(kind, mark):
+    cells = [f"rain{mark}fog", "rain", f"snow {mark} fog"]
+    with pytest.raises(DataError, match=rf'holds "rain\{mark}fog".*label_delimiter = "\{mark}"'):
+        read(cells, kind)
+    assert read(cells, kind, label_delimiter=mark)[0] == ("fog", "rain", "snow")
+    assert len(read(cells, kind, label_form="names")[0]) == 3
+    assert len(read([*cells, "rain,snow"], kind)[0]) == 4
+    assert len(read([[cell] for cell in cells], NAMES)[0]) == 3

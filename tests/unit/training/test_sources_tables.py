@@ -11,6 +11,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+import thresher_training.sources
 from thresher.errors import ConfigError, DataError
 from thresher_training.sources import delimited, parquet
 
@@ -378,3 +379,54 @@ def test_a_file_larger_than_the_memory_in_use_is_read():
     print(f"before {before:.0f} MB, peak {peak:.0f} MB, arrays {size:.0f} MB")
     assert size > 220
     assert peak - before < 80
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "", "__index_level_0__"])
+@pytest.mark.parametrize("path", ["t.csv", "t.parquet"])
+def test_row_numbers_without_a_name_are_no_feature(name, path):
+    rows = table()
+    numbers = pa.array(range(40))
+    rows = rows.add_column(0, name, numbers).select([name, "a", "b", "rain", "fog"])
+    write(rows, path)
+    data = thresher_training.sources.table(path, label_columns=["rain", "fog"])
+    assert data.input_spec.columns == {"features": ("a", "b")}
+    assert f'row numbers left out: "{name}"' in data.source
+    named = thresher_training.sources.table(
+        path, features=[*([name] if name else []), "b"], label_columns=["rain", "fog"]
+    )
+    assert named.input_spec.columns == {"features": (*([name] if name else []), "b")}
+    assert "left out" not in named.source
+
+
+def test_a_train_file_that_is_in_another_split_too_is_refused():
+    for name in ("a", "b", "test"):
+        write(table(), f"{name}.csv")
+    options = {"features": ["a"], "label_columns": ["rain"]}
+    with pytest.raises(DataError, match=r"test\.csv is in the train files and in the test files"):
+        delimited(".", train="*.csv", test="test.csv", **options)
+    assert len(delimited(".", train="[ab].csv", test="test.csv", **options).splits["test"]) == 40
+
+
+def test_texts_and_bytes_of_arrows_view_types_are_read():
+    rows = table()
+    names = pa.array(rows["station"].to_pylist(), pa.string_view())
+    tags = pa.array(rows["tags"].to_pylist(), pa.list_(pa.string_view()))
+    viewed = rows.set_column(6, "station", names).set_column(4, "tags", tags)
+    options = {"features": ["a", "b"], "categories": ["station"], "label_column": "tags"}
+    write(rows, "plain.parquet")
+    write(viewed, "viewed.arrow")
+    plain, found = parquet("plain.parquet", **options), parquet("viewed.arrow", **options)
+    for split, told in plain.splits.items():
+        for name, array in told.inputs.items():
+            np.testing.assert_array_equal(found.splits[split].inputs[name], array)
+        np.testing.assert_array_equal(found.splits[split].targets_NL, told.targets_NL)
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ms"), pa.time32("s"), pa.list_(pa.string())])
+def test_a_column_of_times_or_lists_is_no_category(kind):
+    cells = [["a"], ["b"]] if pa.types.is_list(kind) else [1, 2]
+    rows = pa.table({"when": pa.array(cells * 20, kind), "x": range(40), "y": [0, 1] * 20})
+    write(rows, "t.parquet")
+    said = r'column "when" is .*, expected texts, numbers or dates; ignore = \["when"\]'
+    with pytest.raises(DataError, match=said):
+        parquet("t.parquet", categories=["when"], label_columns=["y"])

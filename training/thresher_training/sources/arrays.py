@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from thresher.artifacts.input_spec import InputSpec
@@ -24,13 +25,14 @@ from thresher_training.sources.splitting import (
     taken_from,
     write_splits,
 )
-from thresher_training.sources.tables import read_names, split_paths
+from thresher_training.sources.tables import check_apart, read_names, split_paths
 
 __all__ = ["array_data", "holds_arrays"]
 
 Array = npt.NDArray[Any]
 
 _BLOCK_BYTES = 1 << 24
+_WIDEST_BYTES = 8
 
 
 def holds_arrays(options: SourceOptions) -> bool:
@@ -49,11 +51,13 @@ def array_data(options: SourceOptions) -> DataSet:
         DataError: If a file is broken, or arrays do not fit together.
     """
     held = {name: _Arrays(path) for name, path in split_paths(options).items()}
+    check_apart({name: [str(file) for file in a.files] for name, a in held.items()})
     first = held["train"]
     labels = read_names(options.label_names) or first.names()
     targets, groups = options.targets, options.groups
     by_input = _inputs(options, first)
     for arrays in held.values():
+        arrays.check_kinds([*by_input.values()], groups)
         arrays.check_rows([targets, *by_input.values(), *([groups] if groups else [])])
     source = f"arrays: {', '.join(f'{name} from {a.path.name}' for name, a in held.items())}"
     summary = f"{len(labels)} labels from array `{targets}`; split: "
@@ -154,6 +158,22 @@ class _Arrays:
                 f"[N, {len(labels)}] for {len(labels)} labels"
             )
         return found
+
+    def check_kinds(self, inputs: Sequence[str], groups: str | None) -> None:
+        """Refuse inputs that no network takes, and rows without a group."""
+        for name in inputs:
+            kind = self.get(name).dtype
+            if kind.kind not in "biuf" or kind.itemsize > _WIDEST_BYTES:
+                raise DataError(
+                    f'{self.path}: the array "{name}" is {kind}, expected numbers of at most 64 '
+                    "bits; inputs names the arrays to take"
+                )
+        held = None if groups is None else self.get(groups)
+        if held is not None and held.dtype.kind == "f" and np.isnan(held).any():
+            row = int(np.argmax(np.isnan(held)))
+            raise DataError(
+                f'{self.path}, row {row}: the array "{groups}" holds NaN, expected the row\'s group'
+            )
 
     def check_rows(self, names: Sequence[str]) -> None:
         """Refuse arrays that do not have a row for each example."""

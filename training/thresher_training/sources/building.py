@@ -100,6 +100,14 @@ class TableData:
         )
         return load_data(place, source=f"{self.title}: {shown_files(self.tables)}", **further)
 
+    def _left_out(self) -> str:
+        """Return which columns are no features although nothing else is made of them."""
+        names = self.tables["train"].row_numbers
+        if isinstance(self.inputs, FixedInputs) or self.options.features is not None or not names:
+            return ""
+        shown = ", ".join(f'"{name}"' for name in names if name not in self.inputs.columns)
+        return f"row numbers left out: {shown}; " if shown else ""
+
     def _write(self, into: Path) -> None:
         """Write what is cached into an empty folder."""
         gathered, groups = self._gather(into)
@@ -125,7 +133,8 @@ class TableData:
             group=self.options.group_column,
             is_official=self.is_official,
         )
-        said = f"{_said_of_labels(gathered, labels, multi_hot=multi_hot)}; split: {split}"
+        said = f"{_said_of_labels(gathered, labels, multi_hot=multi_hot)}; {self._left_out()}"
+        said += f"split: {split}"
         write_splits(into, labels, parts, split_of, summary=said, spec=spec)
         for scratch in into.glob("*.scratch"):
             scratch.unlink()

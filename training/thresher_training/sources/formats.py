@@ -46,6 +46,7 @@ def table(options: SourceOptions) -> DataSet:
     missing; ``true`` and ``false`` are 1 and 0.
     """
     if holds_arrays(options):
+        options.refuse_for_arrays()
         return array_data(options)
     return _numbers(options, open_tables(options, forms=_TABLES))
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from thresher.errors import ConfigError, DataError, unknown_name
 from thresher.tables.cells import as_flag
 from thresher.tables.inputs import matched_columns
+from thresher.tables.numbers import is_text
 from thresher.tables.parts import Part
 from thresher.tables.rows import Reject, RejectRow, Rows
 from thresher_training.data import SplitName
@@ -98,12 +99,16 @@ class RowLabels:
         """Of the lists, as long as they may be multi-hot."""
         self.repeat: tuple[Part, Reject] | None = None
         """The first list in which an entry occurs twice, likewise."""
+        self.doubt: tuple[Part, Reject] | None = None
+        """The first entry that is no label unless lists are multi-hot, and why."""
         self.width: int | None = None
         """The number of labels of multi-hot lists, once one is read."""
         self._scratch = scratch
         self._scratch.write_bytes(b"")
         self._rows: list[IntArray] = []
         self._ids: list[IntArray] = []
+        self._flags: list[npt.NDArray[np.float32]] = []
+        """What each entry is in a multi-hot list, as long as lists may be multi-hot."""
         self._unknown: list[IntArray] = []
         self._number: dict[str, int] = {name: at for at, name in enumerate(reader.names or ())}
         self._known = frozenset(reader.names or ())
@@ -188,23 +193,42 @@ class RowLabels:
         which = distinct.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         row_of = lists.rows
         ids = np.zeros(len(distinct.dictionary), dtype=np.int64)
+        flags = np.zeros(len(ids), dtype=np.float32)
+        number: dict[str, int] = {}
+        numbers = np.zeros(len(ids), dtype=np.int64)
+
+        def first_row(token: int) -> int:
+            return int(row_of[int(np.argmax(which == token))])
+
         for at, token in enumerate(distinct.dictionary.to_pylist()):
             try:
                 word = canonical(token, self._known, form)
+            except ValueError as error:
+                reject(first_row(at), str(error), column)
+            numbers[at] = number.setdefault(word, len(number))
+            if not word:
+                ids[at] = _NOTHING
+                continue
+            self.words.add(word)
+            flags[at] = as_flag(word) if is_flag(word) else np.nan
+            try:
                 ids[at] = self._id(word)
-                if word:
-                    self.words.add(word)
-            except (ValueError, DataError) as error:
-                reject(int(row_of[int(np.argmax(which == at))]), str(error), column)
+            except DataError as error:
+                if form is not None or not is_flag(word):
+                    reject(first_row(at), str(error), column)
+                row = rows.position(first_row(at))
+                self.doubt = self.doubt or (part, Reject(row=row, reason=str(error), column=column))
         found = ids[which] if len(ids) else which
         kept = found != _NOTHING
         found, row_of = found[kept], row_of[kept]
         self._rows.append(row_of + self.num_rows)
         self._ids.append(found)
         if all(map(is_flag, self.words)):
+            self._flags.append(flags[which][kept] if len(flags) else flags)
             lengths = np.bincount(row_of, minlength=rows.num_rows)[lists.lengths >= 0]
             self.lengths.update(np.unique(lengths).tolist())
             if self.repeat is None:
+                found = numbers[which][kept] if len(numbers) else found
                 key = row_of * (int(found.max(initial=0)) + 1) + found
                 first = np.unique(key, return_index=True)[1]
                 for at in np.setdiff1d(np.arange(len(key)), first)[:1]:
@@ -217,15 +241,19 @@ class RowLabels:
         Raises:
             DataError: If the label is not one of those that were given.
         """
-        if not word:
-            return _NOTHING
         if self.reader.names is None:
             return self._number.setdefault(word, len(self._number))
         if word in self._number:
             return self._number[word]
-        is_position = word.isascii() and word.isdigit() and int(word) < len(self._number)
+        is_position = _is_whole(word) and int(word) < len(self._number)
         if is_position and self.reader.options.label_form != "names":
-            return int(word)
+            if not any(map(_is_whole, self.reader.names)):
+                return int(word)
+            # some numbers would be names, and others positions
+            raise DataError(
+                f"{unknown_name('label', word, self.reader.names)}; of label names that are "
+                "numbers, each number is a name"
+            )
         hint = '; label_form = "multi_hot" reads lists of 0 and 1' if is_flag(word) else ""
         raise DataError(unknown_name("label", word, self.reader.names) + hint)
 
@@ -233,6 +261,11 @@ class RowLabels:
     def found(self) -> tuple[str, ...]:
         """The labels that occur, or that were given."""
         return tuple(self._number)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a row has two labels or more."""
+        return any(bool((np.diff(rows) == 0).any()) for rows in self._rows)
 
     def num_bare(self, labels: Sequence[str]) -> int:
         """Return how many rows have none of the labels."""
@@ -265,8 +298,7 @@ class RowLabels:
         if multi_hot:
             # entries in the order of their lists, of which none lacks one
             columns = np.arange(len(ids)) % max(len(labels), 1)
-            words = self.reader.names is None  # else ids are positions, 0 and 1
-            values = np.array([as_flag(w) for w in self._number])[ids] if words else ids
+            values = np.concatenate(self._flags)
         else:
             column_of = np.array([place[name] for name in self._number], dtype=np.int64)
             columns = column_of[ids]
@@ -303,17 +335,42 @@ def settle(gathered: Mapping[SplitName, RowLabels]) -> tuple[tuple[str, ...], bo
         return reader.names or tuple(map(str, range(max(w or 0 for w in widths)))), False
     if _are_multi_hot(list(gathered.values()), where):
         return reader.names or tuple(map(str, range(max(first.lengths)))), True
+    for rows in gathered.values():
+        if rows.doubt is not None:
+            raise rows.table.error(*rows.doubt)
     labels = reader.names or in_order(name for rows in gathered.values() for name in rows.found)
     if not labels and first.num_rows:
         raise DataError(f"{where} names no label in any row")
+    if reader.names is None and reader.options.label_form is None:
+        _check_delimiter(list(gathered.values()), where)
     return labels, False
+
+
+def _check_delimiter(splits: Sequence[RowLabels], where: str) -> None:
+    """Refuse texts of one label each, of which some are others with a delimiter between them.
+
+    Raises:
+        DataError: Names such a text and the delimiter.
+    """
+    if not all(is_text(rows.table.kinds[rows.columns[0]]) for rows in splits):
+        return
+    words = set[str]().union(*(rows.words for rows in splits))
+    for other in (";", "|", "/"):
+        for word in sorted(word for word in words if other in word):
+            if words.intersection(map(str.strip, word.split(other))) and not any(
+                rows.has_several for rows in splits
+            ):
+                raise DataError(
+                    f'{where} holds "{word}", of which a part is a label of other rows; set '
+                    f'label_delimiter = "{other}", or label_form = "names" where this is one name'
+                )
 
 
 def _are_multi_hot(splits: Sequence[RowLabels], where: str) -> bool:
     words = set[str]().union(*(rows.words for rows in splits))
     reader = splits[0].reader
     names, form = reader.names, reader.options.label_form
-    if form is not None or not words or not all(map(is_flag, words)) or words <= set(names or ()):
+    if form is not None or not words or not all(map(is_flag, words)):
         return False
     repeated = next((rows for rows in splits if rows.repeat is not None), None)
     lengths = set[int]().union(*(rows.lengths for rows in splits))
@@ -328,13 +385,17 @@ def _are_multi_hot(splits: Sequence[RowLabels], where: str) -> bool:
             f"{where} holds {width} of {', '.join(sorted(words))} in each row: multi-hot, or "
             f"labels? {set_form}{one}"
         )
-    if repeated is None or repeated.repeat is None:
+    if repeated is None or repeated.repeat is None or words <= set(names or ()):
         return False
     part, row = repeated.repeat
     reason = f"an entry twice, as in multi-hot lists, but lists differ in length; {set_form}"
     if len(lengths) == 1:
         reason = f"a list of {width} entries of 1 and 0, expected {len(names or ())}: label_names"
     raise repeated.table.error(part, replace(row, reason=reason))
+
+
+def _is_whole(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -346,7 +407,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """
 
     def key(name: str) -> tuple[bool, int, str]:
-        is_number = name.isascii() and name.isdigit()
+        is_number = _is_whole(name)
         return (not is_number, int(name) if is_number else 0, name)
 
     return tuple(sorted(set(names), key=key))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import ConfigError, DataError, unknown_name
-from thresher.tables.categories import distinct_categories
+from thresher.tables.categories import distinct_categories, holds_categories
 from thresher.tables.inputs import matched_columns
 from thresher.tables.numbers import (
     is_list,
@@ -115,7 +115,7 @@ class TableInputs:
 
     def _matched(self, patterns: Sequence[str]) -> tuple[str, ...]:
         columns = list(self.table.columns)
-        # the columns of a partition only where they are named in full
+        # the columns of a partition, and row numbers, only where they are named in full
         columns += [name for name in patterns if name in self.table.kinds and name not in columns]
         try:
             return matched_columns(patterns, columns)
@@ -143,6 +143,12 @@ class TableInputs:
             raise ConfigError(f'the column "{both[0]}" is a category and holds numbers of an input')
         if not numbers and not self.categories:
             raise ConfigError(f"{where} has no column that is left for an input")
+        for name in self.categories:
+            if not holds_categories(self.table.kinds[name]):
+                raise DataError(
+                    f'{where}: column "{name}" is {self.table.kinds[name]}, expected texts, '
+                    f'numbers or dates; ignore = ["{name}"] leaves it out'
+                )
         for name in numbers:
             kind = self.table.kinds[name]
             while is_list(kind):

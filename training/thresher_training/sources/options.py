@@ -182,6 +182,21 @@ class SourceOptions:
             encoding=self.encoding,
         )
 
+    def refuse_for_arrays(self) -> None:
+        """Refuse what the source `table` takes and NumPy files have no use for.
+
+        Raises:
+            ConfigError: Names the options.
+        """
+        unused = [name for name in TAKEN["table"] if name not in TAKEN["arrays"]]
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = [name for name in unused if getattr(self, name) != defaults[name]]
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)}: not for NumPy files, whose arrays are named by inputs, "
+                "targets, groups and label_names"
+            )
+
     def key(self) -> dict[str, Any]:
         """Return what the arrays of the data depend on, of a cache's key."""
         no_part = ("cache", "flip", "shift", "zoom", "color_jitter", "erase")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,15 @@ from thresher.tables.rows import Reject, RejectRow, Rows
 from thresher_training.data import SplitName
 from thresher_training.sources.options import SourceOptions
 
-__all__ = ["MAX_ROWS", "Table", "open_tables", "read_names", "shown_files", "split_paths"]
+__all__ = [
+    "MAX_ROWS",
+    "Table",
+    "check_apart",
+    "open_tables",
+    "read_names",
+    "shown_files",
+    "split_paths",
+]
 
 MAX_ROWS = 2_048
 """At once, where rows may be wide."""
@@ -36,6 +45,9 @@ _HINTS = (
 )
 """What of a reason shows that an option settles it, and which."""
 
+_ROW_NUMBERS = re.compile(r"|__index_level_[0-9]+__|Unnamed: 0(\.[0-9]+)*")
+"""What a column of row numbers is called that pandas or R wrote of its own accord."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -51,9 +63,14 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that the files themselves hold."""
+        """The columns that the files themselves hold, without row numbers."""
         beside = {key for key, _ in self.parts[0].partition}
-        return tuple(name for name in self.kinds if name not in beside)
+        return tuple(n for n in self.kinds if n not in beside and n not in self.row_numbers)
+
+    @property
+    def row_numbers(self) -> tuple[str, ...]:
+        """Columns without a name of their own, such as an index: read only where they are named."""
+        return tuple(name for name in self.kinds if _ROW_NUMBERS.fullmatch(name))
 
     @property
     def form(self) -> Form:
@@ -135,10 +152,28 @@ def open_tables(
         DataError: If a file is broken, or column names repeat.
         NotFoundError: If there is no file; names the nearest.
     """
-    return {
+    tables = {
         split: _open(path, options.csv, forms, default)
         for split, path in split_paths(options).items()
     }
+    check_apart({split: [part.path for part in each.parts] for split, each in tables.items()})
+    return tables
+
+
+def check_apart(files: Mapping[SplitName, Sequence[str]]) -> None:
+    """Refuse a train file that is in another split too: it would be judged by its own rows.
+
+    Raises:
+        DataError: Names the file and the split.
+    """
+    train = set(files["train"])
+    for split, paths in files.items():
+        for path in paths:
+            if split != "train" and path in train:
+                raise DataError(
+                    f"{path} is in the train files and in the {split} files; a row must not be in "
+                    "both"
+                )
 
 
 def split_paths(options: SourceOptions) -> dict[SplitName, str]:
@@ -169,14 +204,6 @@ def _open(path: str, csv: CsvOptions, forms: Sequence[Form], default: Form | Non
     kinds = column_types(parts[0], address.system, csv)
     if not kinds:
         raise DataError(f"{parts[0].path} is empty, expected a header line")
-    if parts[0].form == "csv" and len(kinds) == 1 and csv.columns is None:
-        (header,) = kinds
-        for other in (";", "\t", "|", ","):
-            if other in header and other != csv.delimiter_of(parts[0].path):
-                raise DataError(
-                    f"{parts[0].path} has one column, {header[:60]!r}; set delimiter = "
-                    + {"\t": '"\\t"'}.get(other, f'"{other}"')
-                )
     return Table(address=address, parts=tuple(parts), kinds=kinds, csv=csv)
 
 
