@@ -201,7 +201,7 @@ class Decision:
         """Return the decision that a JSON text holds.
 
         Args:
-            text: What `to_json` or `save` wrote.
+            text: What `to_json` or `save` wrote; scale and bias may be left out together.
             where: What to call the text in an error, such as its path.
 
         Raises:
@@ -213,9 +213,13 @@ class Decision:
             raise DecisionError(f"{where}: not JSON: {error}") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             got = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise DecisionError(f'{where}: format is {got!r}, expected "{_FORMAT}"')
+            raise DecisionError(
+                f'{where}: format is {got!r}, expected a JSON object with "format": "{_FORMAT}"'
+            )
         keys = {"format", "labels", "thresholds", "scale", "bias"}
         missing, unknown = keys - set(content), set(content) - keys
+        if missing == {"scale", "bias"}:  # written by hand, for probabilities as they are
+            missing = set()
         if missing or unknown:
             raise DecisionError(
                 f"{where}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; "

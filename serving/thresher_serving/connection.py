@@ -98,6 +98,11 @@ class Connection:
     """Certificates; None is a plain connection, unless the scheme is grpcs or https."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise ConfigError(
+                f"a server's address is a {type(self.url).__name__}, {self.url!r}; expected a text "
+                "such as 127.0.0.1:8001"
+            )
         authority, slash, _ = self.address.partition("/")
         match = _AUTHORITY.fullmatch(authority)
         if self.scheme not in _SCHEMES or match is None or (slash and not self.is_http):

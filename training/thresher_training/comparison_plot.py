@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from thresher.figures import figure_text, write_figure
 
 if TYPE_CHECKING:
     from thresher_training.comparison import Comparison
@@ -50,7 +51,7 @@ def comparison_chart(found: Comparison, path: Path, *, metrics: Mapping[str, str
         axes.tick_params(labelsize=8.5, left=False)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
-    panels[0].set_yticks(range(len(rows)), [row.loss for row in rows], fontsize=10)
+    panels[0].set_yticks(range(len(rows)), [figure_text(row.loss) for row in rows], fontsize=10)
     handles, words = panels[0].get_legend_handles_labels()
     figure.legend(handles, words, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(
@@ -58,5 +59,4 @@ def comparison_chart(found: Comparison, path: Path, *, metrics: Mapping[str, str
         fontsize=11.5,
         weight="bold",
     )
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from thresher.figures import figure_text, write_figure
 from thresher_training.cooccurrence import Cooccurrence
 
 __all__ = ["cooccurrence_chart"]
@@ -36,7 +36,7 @@ def cooccurrence_chart(found: Cooccurrence, path: Path, *, at_most: int = 24) ->
         at_most: How many labels are shown.
     """
     kept_L = np.argsort(-np.diag(found.observed_LL), kind="stable")[:at_most]
-    names = [_short(found.labels[at]) for at in kept_L]
+    names = [figure_text(found.labels[at], _LONGEST_NAME) for at in kept_L]
     square = np.ix_(kept_L, kept_L)
     count = len(kept_L)
     side = 1.2 + max(2.6, 0.23 * count)
@@ -63,8 +63,7 @@ def cooccurrence_chart(found: Cooccurrence, path: Path, *, at_most: int = 24) ->
     hidden = len(found.labels) - count
     what = f"the {count} most frequent of {len(found.labels)} labels" if hidden else "all labels"
     figure.suptitle(f"Labels that go together: {what} (grey: no number)", fontsize=12)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
 
 
 def _panel(
@@ -97,7 +96,3 @@ def _panel(
 def _smoothed(counts: _Array, chance: _Array) -> _Array:
     """Return log2 of the counts over those by chance, NaN where a label does not occur at all."""
     return np.where(chance > 0, np.log2((counts + 1) / (chance + 1)), np.nan)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

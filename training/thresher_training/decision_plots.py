@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from thresher.figures import figure_text, write_figure
 from thresher_training.decisions.report import TunedDecision
 
 __all__ = ["f1_chart", "reliability_chart", "threshold_chart"]
@@ -27,6 +27,7 @@ _ORIGINS = {
     "fixed": ("fixed", _GREY, "^"),
 }
 _MOST_NAMED = 40
+_LONGEST_NAME = 28
 
 
 def threshold_chart(tuned: TunedDecision, path: Path) -> None:
@@ -81,7 +82,7 @@ def threshold_chart(tuned: TunedDecision, path: Path) -> None:
     )
     _support_axis(axes, x_L)
     _legend_below(figure, markerscale=2 if many else 1)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def f1_chart(
@@ -134,13 +135,13 @@ def _f1_rows(
         axes.scatter(
             f1_L[order], y, s=size, color=color, marker=marker, label=_with_mean(name, f1_L)
         )
-    names = [f"{_short(labels[at])}  ({supports_L[at]:,.0f})" for at in order]
+    names = [f"{figure_text(labels[at], _LONGEST_NAME)}  ({supports_L[at]:,.0f})" for at in order]
     axes.set(title="F1 by label (positives in brackets)", xlabel="F1", xlim=(-0.02, 1.02))
-    axes.set_yticks(y, names, parse_math=False)
+    axes.set_yticks(y, names)
     axes.set_ylim(-0.7, len(labels) - 0.3)
     _tidy(axes)
     _legend_below(figure)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _f1_by_support(series: _Series, supports_L: npt.NDArray[np.float64], path: Path) -> None:
@@ -171,7 +172,7 @@ def _f1_by_support(series: _Series, supports_L: npt.NDArray[np.float64], path: P
     _support_axis(left, x_L)
     _tidy(right)
     _legend_below(figure)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def reliability_chart(
@@ -219,27 +220,20 @@ def reliability_chart(
         _tidy(axes)
     if curves:
         upper.legend(frameon=False, loc="upper left")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _name(axes: Axes, label: str, x: float, y: float) -> None:
     axes.annotate(
-        _short(label),
+        figure_text(label, _LONGEST_NAME),
         (x, y),
         xytext=(0, 7),
         textcoords="offset points",
         ha="center",
         fontsize=9,
-        parse_math=False,
         bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.6, "linewidth": 0},
         zorder=4,
     )
-
-
-def _short(label: str) -> str:
-    """Return a name that fits beside an axis, on one line."""
-    line = " ".join(label.split())
-    return line if len(line) <= 28 else f"{line[:27]}…"
 
 
 def _mean(f1_L: npt.NDArray[np.float64]) -> float:
@@ -270,8 +264,3 @@ def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from thresher.decision import Decision, FloatArray
 from thresher.errors import counted
+from thresher.figures import figure_text, write_figure
 from thresher_training.spreadsheet import write_csv
 
 __all__ = [
@@ -153,7 +153,7 @@ def write_mistake_pictures(
     write(starts[kinds[1]], 0.72, "there, but missed", color=_ORANGE, fontsize=10, weight="bold")
     for number, (label, _) in enumerate(labels):
         top = 0.85 + number * line
-        name = label if len(label) <= 18 else f"{label[:17]}…"
+        name = figure_text(label, 18)
         write(left - 0.15, top + picture / 2, name, ha="right", va="center", fontsize=10)
         for kind, color in zip(kinds, (_RED, _ORANGE), strict=True):
             for at, mistake in enumerate(shown[label, kind]):
@@ -175,8 +175,7 @@ def write_mistake_pictures(
                 write(
                     x + cell / 2, top + picture + 0.15, told, ha="center", fontsize=8, color=_GREY
                 )
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
     return len(labels)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from thresher.figures import figure_text, write_figure
 
 __all__ = ["label_chart", "picture_sheet", "training_curves"]
 
@@ -74,7 +75,7 @@ def training_curves(
         axes.xaxis.get_major_locator().set_params(integer=True)
         _tidy(axes)
         axes.legend(frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def label_chart(
@@ -104,7 +105,7 @@ def label_chart(
         axes.scatter(x, column, s=size, color=color, marker=marker, label=name, zorder=3)
     for at in _spread(x) if len(labels) > 40 else range(len(labels)):
         axes.annotate(
-            labels[at],
+            figure_text(labels[at]),
             (float(x[at]), float(max(column[at] for column in columns))),
             xytext=(0, 7),
             textcoords="offset points",
@@ -125,7 +126,7 @@ def label_chart(
     axes.xaxis.set_minor_formatter(NullFormatter())
     _tidy(axes)
     axes.legend(frameon=False, loc="lower right")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def picture_sheet(
@@ -183,7 +184,7 @@ def picture_sheet(
         room = cell_width - 0.3
         _write_names(axes, "true", true, other=predicted, color=_ORANGE, width=room, drop_pt=3)
         _write_names(axes, "predicted", predicted, other=true, color=_RED, width=room, drop_pt=17)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _draw_picture(axes: Axes, image: npt.NDArray[np.uint8], *, wrong: bool) -> None:
@@ -214,7 +215,10 @@ def _write_names(
     if len(shown) < len(names):
         shown = _fitting(sorted(names, key=lambda name: name in other), room - len(heading) - 4)
     parts: list[Artist] = [_text(f"{heading} ", _GREY)]
-    parts += [_text(n, "#222222") if n in other else _text(n, color, bold=True) for n in shown]
+    parts += [
+        _text(figure_text(n), "#222222") if n in other else _text(figure_text(n), color, bold=True)
+        for n in shown
+    ]
     if not shown:
         parts.append(_text("none", _GREY, italic=True))
     if len(names) > len(shown):
@@ -260,8 +264,3 @@ def _spread(x: npt.NDArray[np.float64]) -> list[int]:
 def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from thresher.figures import figure_text, write_figure
 from thresher_training.statistics import DataStatistics
 
 __all__ = ["statistics_chart"]
@@ -19,6 +19,7 @@ _COLORS = {"train": "#1f6fb4", "validation": "#d9730d", "test": "#8a8a8a"}
 _MARKERS = {"train": "o", "validation": "D", "test": "s"}
 _NAMED = 40  # labels whose names fit beside an axis
 _NUM_NAMED_IN_CURVE = 10
+_LONGEST_NAME = 24
 
 
 def statistics_chart(statistics: DataStatistics, path: Path) -> None:
@@ -45,8 +46,7 @@ def statistics_chart(statistics: DataStatistics, path: Path) -> None:
     _together(figure, right, statistics, shown)
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
 
 
 def _named_counts(axes: Axes, statistics: DataStatistics, order: npt.NDArray[np.intp]) -> None:
@@ -58,7 +58,9 @@ def _named_counts(axes: Axes, statistics: DataStatistics, order: npt.NDArray[np.
             marker=_MARKERS[name],
             label=f"{name}, {split.num_rows:,} rows",
         )
-    axes.set_yticks(at, [_short(statistics.labels[i]) for i in order], fontsize=8.5)
+    axes.set_yticks(
+        at, [figure_text(statistics.labels[i], _LONGEST_NAME) for i in order], fontsize=8.5
+    )
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel="rows with the label", xscale="log")
     axes.set_title("Labels by frequency in train")
     _logarithmic(axes, "x")
@@ -81,7 +83,7 @@ def _count_curve(axes: Axes, statistics: DataStatistics, order: npt.NDArray[np.i
     places = np.unique(np.linspace(0, len(order) - 1, _NUM_NAMED_IN_CURVE).astype(int))
     for at in places:
         axes.annotate(
-            _short(statistics.labels[order[at]]),
+            figure_text(statistics.labels[order[at]], _LONGEST_NAME),
             (rank[at], max(0.7, train[at])),
             xytext=(2, 5),
             textcoords="offset points",
@@ -107,7 +109,7 @@ def _together(
     highest = np.nanmax(share) if np.isfinite(share).any() else 1.0
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=max(highest, 1e-9))
     axes.set_facecolor("#eeeeee")
-    names = [_short(statistics.labels[i]) for i in shown]
+    names = [figure_text(statistics.labels[i], _LONGEST_NAME) for i in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=8.5)
     axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=8.5)
     few = len(shown) < len(statistics.labels)
@@ -133,7 +135,3 @@ def _logarithmic(axes: Axes, which: str) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "0"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _short(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"

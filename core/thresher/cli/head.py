@@ -30,9 +30,9 @@ def head(
 ) -> None:
     """Append a decision head to an ONNX logits model.
 
-    MODEL has one output, logits [batch, L]. DECISION is a decision.json: labels, thresholds and,
-    where probabilities are calibrated, scale and bias. What is written gives probabilities and
-    labels, and carries the decision in its metadata.
+    MODEL has one output, logits [batch, L]. DECISION is a decision.json: an object with "format":
+    "thresher-decision/1", labels, thresholds and, where probabilities are calibrated, scale and
+    bias. What is written gives probabilities and labels, and carries the decision in its metadata.
 
     Example: thresher head model.onnx decision.json -o served.onnx
     """

@@ -14,7 +14,6 @@ from thresher.cli.options import json_option, repository_option, server_option
 from thresher.cli.output import Cell, print_json, print_table, say
 from thresher.cli.serve import connect
 from thresher.cli.versions import asked_version
-from thresher.errors import NotFoundError
 
 if TYPE_CHECKING:
     from thresher_serving import Client, NamedLabel, Prediction
@@ -93,14 +92,21 @@ def _takes_texts(client: Client, model: str, version: int | None) -> bool:
 
 
 def _example(text: str, takes_texts: bool) -> _Example:
-    """Return what an argument is: a file of this name, else a text."""
-    from thresher.tables.parts import form_of
+    """Return what an argument is: a file of this name, else a text.
 
-    if not Path(text).is_file():
-        if takes_texts:
-            return _Example(text, "text")
-        raise NotFoundError(f"{text}: no such file; expected a picture, a table or a .npy array")
+    A word that ends as files do is no text: it would be answered though the file is missing.
+    """
+    from thresher.tables.parts import file_at, form_of, missing_file
+
     form = form_of(text)
+    if not file_at(text):
+        if takes_texts and (form is None or len(text.split()) > 1):
+            return _Example(text, "text")
+        raise missing_file(
+            text,
+            "a picture, a table or a .npy array"
+            + (", or a text of several words" if takes_texts else ""),
+        )
     return _Example(text, form if form in ("pictures", "npy") else "table")
 
 
@@ -114,10 +120,11 @@ def _calls(kind: str, names: list[str]) -> Iterator[list[str]]:
 
 
 def _show(answers: Sequence[tuple[list[str], Prediction]], *, as_json: bool) -> None:
+    from thresher.tables.parts import file_at
     from thresher_serving import true_labels
 
     rows = [
-        (name, true_labels(Path(name)) if Path(name).is_file() else None, answer.named(row))
+        (name, true_labels(Path(name)) if file_at(name) else None, answer.named(row))
         for names, answer in answers
         for row, name in enumerate(names)
     ]
@@ -157,7 +164,9 @@ def _show(answers: Sequence[tuple[list[str], Prediction]], *, as_json: bool) -> 
 def _cells(
     name: str, truth: list[str] | None, named: Sequence[NamedLabel], *, is_known: bool
 ) -> list[Cell]:
-    shown = Path(name).name if Path(name).is_file() else name
+    from thresher.tables.parts import file_at
+
+    shown = Path(name).name if file_at(name) else name
     if not is_known:
         return [shown, _named(named)]
     right = truth is None or sorted(truth) == sorted(label for label, _, _ in named)

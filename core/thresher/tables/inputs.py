@@ -235,7 +235,7 @@ class InputMaker:
         if column not in columns:
             raise DataError(
                 f"{self._title} reads texts: {unknown_name('column', column, [*columns])}. "
-                "Name the column with --text-column"
+                "Name the column so (score: --text-column)"
             )
         self.text_column = column
         if spec.text is not None:
@@ -308,7 +308,8 @@ class InputMaker:
             raise DataError(
                 f"{self._where(name)}: nothing says which columns it is made of, and none has its "
                 f"name; the columns are {', '.join([*columns][:20])}. Name them in the order of "
-                'training: --features "a,b,c_*"'
+                'training (score: --features "a,b,c_*"), or give the array itself (client: '
+                f'{{"{name}": array}})'
             )
         if -1 in tensor.shape:
             return found
@@ -389,7 +390,8 @@ class InputMaker:
                     resize=spec.resize if spec is not None else "crop",
                 )
             except (DataError, OSError, UnicodeDecodeError) as error:
-                named = isinstance(cells[row], (str, bytes)) and not _is_content(cells[row])
+                cell = cells[row]
+                named = bool(cell) and isinstance(cell, (str, bytes)) and not _is_content(cell)
                 return row, f"{shown(cells[row])}: {error}" if named else str(error)
             return row, None
 
@@ -422,7 +424,7 @@ class InputMaker:
             return cell
         name = cell.decode() if isinstance(cell, bytes) else cell
         if self._read_file is None:
-            raise DataError(f"{name}: a picture's content was expected, not its name")
+            raise DataError("a picture's content was expected, not its name")
         is_absolute = name.startswith("/") or "://" in name
         return self._read_file(f"{folder}/{name}" if folder and not is_absolute else name)
 

@@ -98,12 +98,18 @@ def _arrow_table(data: Any, where: str) -> Any:
             return pa.Table.from_pandas(data, preserve_index=False)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise DataError(
-                f"{where}: a column mixes kinds, or holds one that Arrow has not: {error.args[0]}"
+                f"{where}: a column mixes kinds, or holds one that Arrow has not: "
+                + "; ".join(str(part) for part in error.args)
                 if isinstance(error, pa.ArrowException)
                 else f"{where}: a column cannot be read: {error}"
             ) from error
     if hasattr(data, "__arrow_c_stream__"):
-        return pa.table(data)
+        try:
+            return pa.table(data)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise DataError(
+                f"{where} is a {type(data).__name__}, which has no named columns: {error}"
+            ) from error
     raise DataError(
         f"{where} is a {type(data).__name__}, expected an Arrow table, a pandas frame, a dict of "
         "columns or a list of dicts"

@@ -17,9 +17,19 @@ from urllib.parse import unquote
 
 from thresher.errors import DataError, NotFoundError
 from thresher.tables.address import Address
+from thresher.tables.cells import shown
 from thresher.tables.csv_files import CSV_SUFFIXES
 
-__all__ = ["PICTURE_SUFFIXES", "Form", "Part", "digest_of", "find_parts", "form_of"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "Form",
+    "Part",
+    "digest_of",
+    "file_at",
+    "find_parts",
+    "form_of",
+    "missing_file",
+]
 
 Form = Literal["parquet", "arrow", "csv", "npz", "npy", "arff", "pictures"]
 
@@ -39,6 +49,7 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _PART_ROWS = 1 << 20
 _PICTURES = 4_096
 _READERS = 16
+_LONGEST_NAME = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +90,20 @@ def form_of(path: str) -> Form | None:
         form = _SUFFIXES.get(PurePosixPath(pure.stem).suffix)
         return form if form == "csv" else None
     return _SUFFIXES.get(pure.suffix)
+
+
+def file_at(name: str) -> bool:
+    """Return whether a file of a name is there; any text may be asked about."""
+    # Path.is_file raises OSError for a text that is too long for a name
+    return os.path.isfile(name)  # noqa: PTH113
+
+
+def missing_file(name: str, expected: str) -> NotFoundError:
+    """Return the error for what is no file: a folder, or nothing."""
+    what = "a folder" if os.path.isdir(name) else "no such file"  # noqa: PTH112
+    return NotFoundError(
+        f"{name if len(name) < _LONGEST_NAME else shown(name)}: {what}; expected {expected}"
+    )
 
 
 def find_parts(

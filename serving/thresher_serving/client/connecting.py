@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def opened(
         ConfigError: If an option is wrong, or options do not go together.
         NotFoundError: If there is no such tokenizer.
     """
-    places = [url] if isinstance(url, str | Connection) else list(url)
+    places = [url] if isinstance(url, str | Connection) or not isinstance(url, Iterable) else [*url]
     if not places:
         raise ConfigError("got no server, expected at least one HOST:PORT")
     servers: list[Transport] = []

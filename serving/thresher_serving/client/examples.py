@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from thresher.artifacts.input_spec import InputSpec
 from thresher.certificate import CERTIFICATE_FILE, file_digest
-from thresher.errors import DataError, NotFoundError
+from thresher.errors import DataError, unknown_name
 from thresher.tables.inputs import InputMaker
 from thresher.tables.memory import is_table, memory_rows
 from thresher.tables.rows import Reject, Rows
-from thresher.tables.texts import TensorShape, Tokenizer, checked_text
+from thresher.tables.texts import TensorShape, Tokenizer, checked_text, text_cells
 from thresher_serving.client.metadata import ModelMetadata, TensorMetadata
 
 __all__ = ["ExampleReader", "NoTokenizerError", "true_labels"]
@@ -87,18 +87,22 @@ class ExampleReader:
         is_mapping = isinstance(given, Mapping) and all(map(_is_array, given.values()))
         if is_mapping and (model.input_spec is None or set(given) <= set(model.inputs)):
             return given  # type: ignore[no-any-return]
+        takes_texts = self.takes_texts(model)
+        given = _python_objects(given, takes_texts=takes_texts)
         if _is_array(given):
             return {_only_input(model): given}
         if is_table(given):
             kinds, chunks = memory_rows(given)
             return self._of_rows(model, kinds, _joined(chunks), "the table")
         items = list(given) if isinstance(given, (list, tuple)) else [given]
-        if self.takes_texts(model) and (not items or isinstance(items[0], str)):
+        if takes_texts and (not items or isinstance(items[0], str)):
             return self._of_texts(model, items)
         if not items:
             raise DataError(f"model {model.name}: got an empty list, expected at least one row")
         if all(isinstance(item, (str, Path)) for item in items):
             return self._of_files(model, [Path(item) for item in items])
+        if takes_texts and isinstance(items[0], bytes):
+            raise DataError(f"model {model.name}: got bytes, expected texts: content.decode()")
         if all(isinstance(item, bytes) or _is_picture(item) for item in items):
             return self._of_pictures(model, items, [f"row {row}" for row in range(len(items))])
         raise DataError(
@@ -138,18 +142,25 @@ class ExampleReader:
     def _of_rows(
         self, model: ModelMetadata, kinds: Mapping[str, Any], rows: Rows, where: str
     ) -> Mapping[str, Any]:
+        if not rows.num_rows:
+            raise DataError(f"{where} holds no row")
+        if _text_input(model) is not None:
+            return self._of_texts(model, _texts_of_rows(model, rows, where))
         spec, folder = self._spec(model)
+        tokenizer = self._tokenizer(model, spec, folder)
         maker = InputMaker(
             spec,
             model.inputs,
             kinds,
             title=f"model {model.name}",
-            tokenizer=self._tokenizer(model, spec, folder),
+            tokenizer=tokenizer,
             read_file=lambda path: Path(path).read_bytes(),
         )
         maker.check(kinds, where)
         made = maker.make(rows, folder=str(Path(where).parent))
         _refuse(made.rejects, where)
+        if made.texts is not None and isinstance(tokenizer, _NoTokenizer):
+            raise tokenizer.missing(made.texts)
         return made.arrays
 
     def _of_texts(self, model: ModelMetadata, texts: Sequence[str]) -> Mapping[str, Any]:
@@ -167,6 +178,8 @@ class ExampleReader:
         if spec.ngrams is None:
             tokenizer = self._tokenizer(model, spec, folder)
             assert tokenizer is not None
+            if isinstance(tokenizer, _NoTokenizer):
+                raise tokenizer.missing(texts)
             return tokenizer.arrays(texts, model.inputs)
         column = spec.ngrams.column
         rows = Rows(columns={column: list(texts)}, num_rows=len(texts))
@@ -208,13 +221,11 @@ class ExampleReader:
         return made.arrays
 
     def _of_files(self, model: ModelMetadata, paths: Sequence[Path]) -> Mapping[str, Any]:
-        from thresher.tables.parts import form_of
+        from thresher.tables.parts import file_at, form_of, missing_file
 
         for path in paths:
-            if not path.is_file():
-                raise NotFoundError(
-                    f"{path}: no such file; expected a picture, a table or an array"
-                )
+            if not file_at(str(path)):
+                raise missing_file(str(path), "a picture, a table or an array")
         forms = {form_of(str(path)) for path in paths}
         if forms == {"pictures"}:
             return self._of_pictures(model, paths, [str(path) for path in paths])
@@ -247,19 +258,56 @@ class ExampleReader:
 
 
 class _NoTokenizer(Tokenizer):
-    """Stands where a tokenizer is needed and none is at hand: says so with the texts."""
+    """Stands where a tokenizer is needed and none is at hand.
+
+    It makes no arrays, so that rows are looked through before their texts are asked for elsewhere.
+    """
 
     def __init__(self, model: ModelMetadata) -> None:
         self._model = model
 
     def arrays(self, texts: Sequence[str], inputs: Mapping[str, TensorShape]) -> dict[str, Array]:
-        del inputs
-        raise NoTokenizerError(
+        del texts, inputs
+        return {}
+
+    def missing(self, texts: Sequence[str]) -> NoTokenizerError:
+        """Return the error that says what to do, with the texts."""
+        return NoTokenizerError(
             f"model {self._model.name}: texts need the model's tokenizer: Client(..., "
             f"tokenizer=PATH) (predict: --tokenizer PATH), or ask {self._model.name}.text, where "
             "--text exported it",
             texts,
         )
+
+
+def _python_objects(given: Any, *, takes_texts: bool) -> Any:
+    """Return a pandas Series, or an array of texts, as Python objects; all else as it is.
+
+    A Series of texts is a list of texts; any other one is a row, with the names of its columns.
+    """
+    if hasattr(given, "iloc") and not hasattr(given, "columns"):
+        is_row = not takes_texts or all(isinstance(name, str) for name in given.index)
+        return given.to_dict() if is_row else given.to_list()
+    is_of_texts = takes_texts and isinstance(given, np.ndarray) and given.ndim == 1
+    if is_of_texts and given.dtype.kind in "UO" and all(isinstance(cell, str) for cell in given):
+        return given.tolist()
+    return given
+
+
+def _texts_of_rows(model: ModelMetadata, rows: Rows, where: str) -> list[str]:
+    """Return the texts of a table for a model that takes them as they are."""
+    spec = model.input_spec
+    column = (spec.text_column if spec is not None else None) or str(_text_input(model))
+    if column not in rows.columns:
+        raise DataError(f"{where}: {unknown_name('column', column, [*rows.columns])}")
+    rejects = list(rows.rejects)
+
+    def reject(row: int, reason: str, name: str | None) -> None:
+        rejects.append(Reject(row=rows.position(row), reason=reason, column=name))
+
+    texts = text_cells(rows.columns[column], column, reject)
+    _refuse(rejects, where)
+    return texts
 
 
 def _is_array(value: object) -> bool:

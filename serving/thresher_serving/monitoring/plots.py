@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from thresher.figures import figure_text, write_figure
 from thresher.observations import feature_edges
 from thresher.scores import bin_edges
 from thresher_serving.monitoring.drift import Drift, Finding, counts_of
@@ -24,6 +24,7 @@ _MOST_RATES = 24
 _MOST_HISTOGRAMS = 6
 _COLUMNS = 3
 _BARS = 40
+_LONGEST_NAME = 32
 
 Counts = npt.NDArray[np.int64]
 
@@ -46,7 +47,7 @@ def drift_plots(drift: Drift) -> dict[str, bytes]:
 
 def _rates(drift: Drift, findings: Sequence[Finding]) -> bytes:
     """Draw the differences of rates with their intervals, the largest shift on top."""
-    names = [_short(finding.name) for finding in findings]
+    names = [figure_text(finding.name, _LONGEST_NAME) for finding in findings]
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(findings)), layout="constrained")
     axes = figure.subplots()
     for at, finding in enumerate(findings):
@@ -119,7 +120,7 @@ def _histograms(
         axes.stairs(before, edges, fill=True, color=_GREY, alpha=0.45, label="validation")
         color = _ORANGE if finding.moved else _BLUE
         axes.stairs(now, edges, color=color, lw=1.6, label="window")
-        axes.set_title(_short(finding.name), fontsize=10)
+        axes.set_title(figure_text(finding.name, _LONGEST_NAME), fontsize=10)
         told = f"shift {finding.shift:+.2f} sd" + ("" if finding.moved else ", within chance")
         axes.annotate(
             told, (0.03, 0.96), xycoords="axes fraction", va="top", fontsize=8, color=color
@@ -166,10 +167,6 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.1f}%" if rate >= 0.1 or not rate else f"{100 * rate:.2g}%"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 32 else f"{name[:31]}…"
-
-
 def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,6 +174,5 @@ def _tidy(axes: Axes) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, dpi=120, format="png")
+    write_figure(figure, buffer)
     return buffer.getvalue()

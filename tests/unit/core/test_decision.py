@@ -108,6 +108,10 @@ def test_parts_that_do_not_fit_are_refused(arguments: dict[str, object], words: 
         ("[]", "format is 'list'"),
         ('{"format": "x"}', "format is 'x'"),
         (json.dumps({"format": "thresher-decision/1", "labels": ["a"]}), "missing keys"),
+        (
+            '{"format": "thresher-decision/1", "labels": ["a"], "thresholds": [0.5], "scale": [1]}',
+            "missing keys",
+        ),
     ],
 )
 def test_text_that_is_no_decision_is_refused(text: str, words: str) -> None:
@@ -135,3 +139,8 @@ def test_decision_cannot_be_changed() -> None:
     decision = Decision(labels=["a"], thresholds=[0.5])
     with pytest.raises(ValueError, match="read-only"):
         decision.thresholds[0] = 0.1
+
+
+def test_a_decision_written_by_hand_needs_labels_and_thresholds_alone() -> None:
+    text = '{"format": "thresher-decision/1", "labels": ["a", "b"], "thresholds": [0.5, 0.25]}'
+    assert Decision.from_json(text) == Decision(labels=["a", "b"], thresholds=[0.5, 0.25])

@@ -33,6 +33,12 @@ def test_what_is_no_port_is_refused(host: str, port: str) -> None:
         Client(f"{host}:{port}")
 
 
+@pytest.mark.parametrize("address", [8001, None, 1.5, [8001]])
+def test_an_address_that_is_no_text_is_refused(address: Any) -> None:
+    with pytest.raises(ConfigError, match="a server's address is a .*; expected a text"):
+        Client(address)
+
+
 @pytest.mark.parametrize("url", ["::1:8001", "a b:8001", "triton:8001/x", "unix:/tmp/s", "u@h:1"])
 def test_what_is_no_host_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a Triton server|is no port"):

@@ -332,3 +332,100 @@ def test_a_table_of_true_labels_without_its_columns_is_named(tmp_path: Path) -> 
         DataError, match=r"metadata\.csv: missing column file_name; got file, labels"
     ):
         true_labels(tmp_path / "a.png")
+
+
+TOKEN_SPEC = InputSpec(text=TextSpec(column="text", tokenizer="tokenizer.json", max_length=8))
+TOKEN_MODEL = model(TOKEN_SPEC, input_ids=("INT64", (-1,)), attention_mask=("INT64", (-1,)))
+TEXT_MODEL = model(None, text=("BYTES", (1,)))
+
+
+@pytest.mark.parametrize("served", [TOKEN_MODEL, TEXT_MODEL], ids=["tokens", "texts"])
+def test_a_missing_text_is_an_error_and_its_row_does_not_vanish(served: ModelMetadata) -> None:
+    for table in (
+        pd.DataFrame({"text": ["a", None]}),
+        {"text": ["a", None]},
+        [{"text": "a"}, {"text": None}],
+    ):
+        with pytest.raises(DataError, match=r"row 1: column \"text\": missing") as raised:
+            ExampleReader().arrays(served, table)
+        assert not isinstance(raised.value, NoTokenizerError)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"text": ["a", "b c"]},
+        [{"text": "a"}, {"text": "b c"}],
+        pd.DataFrame({"text": ["a", "b c"], "id": [1, 2]}),
+        pa.table({"text": ["a", "b c"]}),
+        pd.Series(["a", "b c"]),
+        np.array(["a", "b c"]),
+        np.array(["a", "b c"], object),
+        ("a", "b c"),
+    ],
+    ids=["dict", "dicts", "frame", "arrow", "series", "array", "objects", "tuple"],
+)
+def test_texts_of_every_kind_reach_a_model_that_takes_texts(given: Any) -> None:
+    made = ExampleReader().arrays(TEXT_MODEL, given)
+    assert made["text"].tolist() == [[b"a"], [b"b c"]]
+    with pytest.raises(NoTokenizerError) as raised:
+        ExampleReader().arrays(TOKEN_MODEL, given)
+    assert raised.value.texts == ["a", "b c"]
+
+
+def test_texts_given_as_bytes_are_refused_with_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"content\.decode\(\)"):
+        ExampleReader().arrays(TEXT_MODEL, [b"a"])
+
+
+def test_a_row_of_a_frame_is_one_row() -> None:
+    made = ExampleReader().arrays(WEATHER_MODEL, frame().iloc[1])
+    np.testing.assert_array_equal(made["features"], FEATURES[1:2])
+    np.testing.assert_array_equal(made["categories"], CATEGORIES[1:2])
+
+
+@pytest.mark.parametrize("empty", [frame()[:0], {name: [] for name in ROWS[0]}])
+def test_a_table_without_rows_is_refused(empty: Any) -> None:
+    with pytest.raises(DataError, match="holds no row"):
+        ExampleReader().arrays(WEATHER_MODEL, empty)
+
+
+def test_an_arrow_column_without_a_name_is_refused() -> None:
+    with pytest.raises(DataError, match="no named columns"):
+        ExampleReader().arrays(WEATHER_MODEL, pa.chunked_array([["a"]]))
+
+
+def test_a_text_that_is_too_long_for_a_file_name_is_no_file() -> None:
+    with pytest.raises(NotFoundError, match="no such file"):
+        ExampleReader().arrays(WEATHER_MODEL, "word " * 2_000)
+
+
+def test_bytes_that_are_no_picture_are_named_once() -> None:
+    taken = model(None, image=("UINT8", (1, 2, 2)))
+    with pytest.raises(DataError, match="^row 0: garbage: a picture's content was expected"):
+        ExampleReader().arrays(taken, b"garbage")
+    with pytest.raises(DataError, match="^row 0: missing, expected a picture$"):
+        ExampleReader().arrays(taken, b"")
+
+
+def test_a_folder_is_called_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="a folder; expected"):
+        ExampleReader().arrays(WEATHER_MODEL, tmp_path)
+
+
+def test_a_column_of_mixed_kinds_is_named() -> None:
+    mixed = frame().astype({"wind": object})
+    mixed.loc[1, "wind"] = "abc"
+    with pytest.raises(DataError, match="wind"):
+        ExampleReader().arrays(WEATHER_MODEL, mixed)
+
+
+def test_an_argument_of_predict_is_a_text_of_any_length_but_no_missing_file() -> None:
+    from thresher.cli.predict import _example
+
+    assert _example("why? " * 2_000, takes_texts=True).kind == "text"
+    assert _example("see rows.csv", takes_texts=True).kind == "text"
+    with pytest.raises(NotFoundError, match=r"rows\.csv: no such file"):
+        _example("rows.csv", takes_texts=True)
+    with pytest.raises(NotFoundError, match="no such file"):
+        _example("why? " * 2_000, takes_texts=False)

@@ -135,6 +135,17 @@ def test_without_positives_in_validation_the_loss_picks_the_epoch():
     assert result.best_epoch == 1 + int(np.argmin(losses))
 
 
+@pytest.mark.parametrize("best_by", ["mean_average_precision", "macro_f1", "loss"])
+def test_without_a_known_target_in_validation_the_last_epoch_is_kept_and_it_is_said(best_by):
+    rows = rare_labels(2)
+    unknown = np.full(rows.targets_NL.shape, np.nan, np.float32)
+    nothing = Split(inputs=rows.inputs, targets_NL=unknown)
+    result = fit_rare(validation=nothing, best_by=best_by, epochs=3, early_stopping_patience=1)
+    assert result.best_epoch == 3
+    (told,) = doubts(result, best_by)
+    assert "no target of the validation split is known" in told
+
+
 @pytest.mark.parametrize("best_by", ["macro_f1", "mean_average_precision"])
 def test_epochs_that_are_alike_differ_in_their_validation_loss(best_by):
     class Bias(nn.Module):

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from thresher.figures import figure_text, write_figure
 from thresher_training.doctor.diagnosis import Diagnosis, LayerGradient, RangeTest
 
 __all__ = ["write_diagnosis"]
@@ -74,8 +74,7 @@ def _draw(diagnosis: Diagnosis, path: Path) -> None:
     right.grid(alpha=0.25, axis="x")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
 
 
 def _draw_range(axes: Axes, test: RangeTest) -> None:
@@ -112,7 +111,7 @@ def _draw_gradients(axes: Axes, layers: list[LayerGradient], *, of: int) -> None
         xscale="log",
         xlim=(start, most * 3),
     )
-    axes.set_yticks(list(places), [layer.layer for layer in layers], fontsize=8)
+    axes.set_yticks(list(places), [figure_text(layer.layer) for layer in layers], fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.01)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from thresher_training.loop.result import EpochMetrics, goodness
+from thresher_training.loop.result import EpochMetrics, goodness, says_nothing
 from thresher_training.recipe import BestBy
 
 __all__ = ["Place", "Tally"]
@@ -64,7 +64,8 @@ class Place:
         """
         best = self.history[self.best_epoch - 1] if self.history else None
         self.history.append(found)
-        if best is None or goodness(found, best_by) > goodness(best, best_by):
+        is_better = best is None or goodness(found, best_by) > goodness(best, best_by)
+        if is_better or says_nothing(found):
             self.best_epoch = found.epoch
             self.best_weights = {
                 name: tensor.detach().to("cpu", copy=True)

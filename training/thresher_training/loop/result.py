@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from thresher_training.recipe import BestBy
 
-__all__ = ["EpochMetrics", "FitResult", "StepProgress", "doubts", "goodness"]
+__all__ = ["EpochMetrics", "FitResult", "StepProgress", "doubts", "goodness", "says_nothing"]
 
 _MUCH_HIGHER = 1.5
 """A validation loss this many times a later epoch's is no accident of one epoch."""
@@ -82,6 +82,13 @@ def goodness(epoch: EpochMetrics, best_by: BestBy) -> tuple[float, float]:
     return first, second
 
 
+def says_nothing(epoch: EpochMetrics) -> bool:
+    """Return whether validation cannot tell epochs apart, since none of its targets is known."""
+    loss = epoch.validation_loss
+    has_loss = loss != 0 and not math.isnan(loss)
+    return not has_loss and math.isnan(epoch.validation["mean_average_precision"])
+
+
 def doubts(result: FitResult, best_by: BestBy) -> list[str]:
     """Return why the epoch that was kept may not be the best one; a sentence for each reason.
 
@@ -89,7 +96,15 @@ def doubts(result: FitResult, best_by: BestBy) -> list[str]:
         result: How training went.
         best_by: What picked the epoch.
     """
-    if not result.epochs or best_by == "loss":
+    if not result.epochs:
+        return []
+    if all(says_nothing(epoch) for epoch in result.epochs):
+        told = (
+            "no target of the validation split is known, so no epoch is better than another: the "
+            f"last one, {result.best_epoch}, is kept, and no threshold is chosen"
+        )
+        return [told]
+    if best_by == "loss":
         return []
     found = []
     is_f1 = best_by != "mean_average_precision"
