@@ -18,17 +18,15 @@ from thresher.artifacts.input_spec import InputSpec
 from thresher.errors import DataError, unknown_name
 from thresher.tables.categories import category_ids, holds_categories
 from thresher.tables.cells import shown
+from thresher.tables.lists import list_arrays, object_list_arrays, raw_array
 from thresher.tables.numbers import (
-    Fill,
     is_finite,
     is_list,
     is_number,
     is_text,
-    list_arrays,
     missing_of,
     number_array,
     plain_cells,
-    raw_array,
 )
 from thresher.tables.pictures import decode_picture
 from thresher.tables.reading import FILE_COLUMN
@@ -340,7 +338,7 @@ class InputMaker:
             fill = spec.fill_of(columns[0])
             is_list_input = is_fixed and math.prod(shape) != 1 and not spec.flagged.get(name)
             if kind is None and (is_list_input or any(_is_array(cell) for cell in cells[0])):
-                array, lengths = _object_lists(
+                array, lengths = object_list_arrays(
                     cells[0], columns[0], shape, tensor.dtype, reject, fill=fill, exact=spec.exact
                 )
                 return array, None if is_fixed else lengths
@@ -357,7 +355,7 @@ class InputMaker:
         for column, cells_N in zip(columns, cells, strict=True):
             fill = spec.fill_of(column)
             if column in spec.widths:
-                of_lists = list_arrays if hasattr(cells_N, "type") else _object_lists
+                of_lists = list_arrays if hasattr(cells_N, "type") else object_list_arrays
                 width = (spec.widths[column],)
                 lists, _ = of_lists(
                     cells_N, column, width, tensor.dtype, reject, fill=fill, exact=spec.exact
@@ -489,58 +487,5 @@ def _side_by_side(cells: Sequence[Any], shape: Sequence[int], dtype: np.dtype[An
     return found.reshape(len(found), *shape)
 
 
-def _object_lists(
-    cells: Sequence[Any],
-    column: str,
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    reject: RejectRow,
-    *,
-    fill: Fill,
-    exact: bool,
-) -> tuple[Array, Array]:
-    """Return arrays or lists in memory, one a row, as an input [n, ...]; nothing is reshaped.
-
-    Also returns the length of each row's last axis, int64 [n].
-    """
-    found: dict[int, Array] = {}
-    for row, cell in enumerate(cells):
-        try:
-            found[row] = _object_list(cell, column, shape, dtype, fill, exact)
-        except (ValueError, TypeError) as error:
-            reject(row, str(error), column)
-    size = [
-        max([array.shape[at] for array in found.values()] or [1]) if axis == -1 else axis
-        for at, axis in enumerate(shape)
-    ]
-    arrays = np.zeros((len(cells), *size), dtype=dtype)
-    lengths = np.zeros(len(cells), dtype=np.int64)
-    for row, array in found.items():
-        arrays[row][tuple(slice(length) for length in array.shape)] = array
-        lengths[row] = array.shape[-1]
-    return arrays, lengths
-
-
-def _object_list(
-    cell: Any, column: str, shape: Sequence[int], dtype: np.dtype[Any], fill: Fill, exact: bool
-) -> Array:
-    # NumPy would make floats of whole numbers next to a real one
-    array = cell if isinstance(cell, np.ndarray) else np.asarray(cell, dtype=object)
-    fits = len(shape) == array.ndim and all(
-        want == got or (want == -1 and got) for want, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(f"shape {list(array.shape)}, expected {list(shape)}")
-    if array.dtype == dtype and is_finite(array):
-        return array  # an array of pixels would take long, one by one
-    numbers = array.reshape(-1).tolist()
-    found = number_array(numbers, column, dtype, _raise, fill=fill, exact=exact)
-    return found.reshape(array.shape)
-
-
 def _is_array(cell: object) -> bool:
     return hasattr(cell, "__len__") and not isinstance(cell, (str, bytes))
-
-
-def _raise(_row: int, reason: str, _column: str | None) -> None:
-    raise ValueError(reason)

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import fs
 
 from thresher.errors import ConfigError, DataError
-from thresher.tables import csv_files
+from thresher.tables import csv_files, csv_streams
 from thresher.tables.csv_files import CsvOptions, csv_columns, csv_rows, line_of
 
 LOCAL = fs.LocalFileSystem()
@@ -83,7 +83,7 @@ def test_blocks_end_with_rows_however_cells_are_cut(tmp_path: Path, block_bytes:
     assert whole[2] == [b"5\r\n5", b'6"\n6']
     with (
         mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes),
-        mock.patch.object(csv_files, "_STEP_BYTES", block_bytes),
+        mock.patch.object(csv_streams, "_STEP_BYTES", block_bytes),
     ):
         assert read(tmp_path / "rows.csv") == whole
 
@@ -99,7 +99,7 @@ def test_a_row_longer_than_a_block_is_read(tmp_path: Path) -> None:
 def test_a_row_longer_than_any_is_refused_by_name(tmp_path: Path) -> None:
     with (
         mock.patch.object(csv_files, "_BLOCK_BYTES", 16),
-        mock.patch.object(csv_files, "_LONGEST_ROW_BYTES", 64),
+        mock.patch.object(csv_streams, "_LONGEST_ROW_BYTES", 64),
         pytest.raises(DataError, match=r"rows\.csv: a row is longer than 64 bytes"),
     ):
         read(written(tmp_path, f"a,b\n1,{'x' * 999}\n"))

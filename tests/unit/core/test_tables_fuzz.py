@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thresher.errors import DataError
-from thresher.tables import csv_files
+from thresher.tables import csv_files, csv_streams
 from thresher.tables.address import address_of
 from thresher.tables.cells import MISSING, as_dtype, as_number, is_missing
 from thresher.tables.csv_files import CsvOptions
@@ -271,7 +271,7 @@ def test_cells_of_csv_files_are_those_that_were_written(
     )
     with (
         mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes),
-        mock.patch.object(csv_files, "_STEP_BYTES", max(block_bytes // 2, 1)),
+        mock.patch.object(csv_streams, "_STEP_BYTES", max(block_bytes // 2, 1)),
     ):
         try:
             found, rejects = rows_of(path, chunk_rows=chunk_rows, csv_options=options)
@@ -314,7 +314,7 @@ def test_any_csv_file_is_read_as_python_reads_it_or_refused(
         whole = None
     with (
         mock.patch.object(csv_files, "_BLOCK_BYTES", block_bytes),
-        mock.patch.object(csv_files, "_STEP_BYTES", max(block_bytes // 2, 1)),
+        mock.patch.object(csv_streams, "_STEP_BYTES", max(block_bytes // 2, 1)),
     ):
         if whole is None:
             with pytest.raises(DataError):

@@ -21,8 +21,8 @@ from thresher.errors import DataError
 from thresher.tables.address import address_of
 from thresher.tables.categories import category_ids, distinct_categories
 from thresher.tables.inputs import InputMaker
+from thresher.tables.lists import list_arrays
 from thresher.tables.memory import memory_rows
-from thresher.tables.numbers import list_arrays
 from thresher.tables.parts import find_parts
 from thresher.tables.reading import column_types, read_rows
 

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from thresher.tables.numbers import list_arrays, number_array, raw_array
+from thresher.tables.lists import list_arrays, raw_array
+from thresher.tables.numbers import number_array
 
 
 def made(

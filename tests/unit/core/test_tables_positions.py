@@ -14,7 +14,7 @@ from pyarrow import fs
 from thresher.errors import DataError
 from thresher.tables.address import address_of
 from thresher.tables.csv_files import CsvOptions, csv_rows, line_of
-from thresher.tables.numbers import list_arrays
+from thresher.tables.lists import list_arrays
 from thresher.tables.parts import find_parts
 
 LOCAL = fs.LocalFileSystem()
