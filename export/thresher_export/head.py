@@ -166,6 +166,10 @@ def read_decision(model: onnx.ModelProto) -> Decision | None:
 def _strip_sigmoid(graph: ir.Graph) -> None:
     """Make the input of the last Sigmoid the output."""
     last = graph.outputs[0].producer() if len(graph.outputs) == 1 else None
+    after: list[ir.Node] = []  # exporters put an Identity between a result and its output's name
+    while last is not None and last.op_type == "Identity" and last.inputs[0] is not None:
+        after.append(last)
+        last = last.inputs[0].producer()
     if last is None or last.op_type != "Sigmoid":
         raise ConversionError(
             f"the model ends in {last.op_type if last else 'several outputs'}, not in a Sigmoid "
@@ -174,12 +178,13 @@ def _strip_sigmoid(graph: ir.Graph) -> None:
     logits = last.inputs[0]
     assert logits is not None
     if logits.shape is None:
-        logits.shape = last.outputs[0].shape
+        logits.shape = last.outputs[0].shape or graph.outputs[0].shape
     if logits.type is None:
-        logits.type = last.outputs[0].type
+        logits.type = last.outputs[0].type or graph.outputs[0].type
     graph.outputs[0] = logits
-    if not last.outputs[0].uses():
-        graph.remove(last, safe=True)
+    for node in (*after, last):
+        if not node.outputs[0].uses():
+            graph.remove(node, safe=True)
 
 
 def _free_names(graph: ir.Graph, *, keep: ir.Value) -> None:
@@ -205,10 +210,11 @@ def _logits_of(model: ir.Model, decision: Decision) -> ir.Value:
     logits = outputs[0]
     squashing = _squashing(logits)
     if squashing is not None:
+        can_be_stripped = squashing.op_type == "Sigmoid"
         raise ConversionError(
             f'the model ends in {squashing.op_type} (node "{squashing.name}"), expected logits: '
-            "the head brings the sigmoid. Return the logits from forward(), or have the sigmoid "
-            "taken off: --has-sigmoid"
+            "the head brings the sigmoid. Return the logits from forward()"
+            + (", or have the sigmoid taken off: --has-sigmoid" if can_be_stripped else "")
         )
     if logits.dtype not in _FLOATS:
         raise ConversionError(f"the output is {logits.dtype}, expected float logits")

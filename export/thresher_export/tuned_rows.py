@@ -76,12 +76,22 @@ def check_tuned_rows(
     if refused:
         band = _measured_band(report, {flips.label for flips in refused})
         first = refused[0]
+        again = (
+            "Choose the thresholds again, with the room that was measured: thresher tune "
+            f"{version.uri} --band {band:g}"
+        )
+        if settings.get("band") == band:
+            again = (
+                f"They were chosen with --band {band:g} already: the scores of these labels leave "
+                "no room anywhere near the best threshold, as those of a network that tells rows "
+                "hardly apart. Train it longer or scale its inputs (thresher doctor says more); or "
+                f"take another objective: thresher tune {version.uri} --objective OBJECTIVE"
+            )
         raise ParityError(
             f"{version.uri}: {sum(len(flips.rows) for flips in refused)} decisions flip on the "
             "validation rows that their thresholds were chosen on, since scores there are closer "
-            f"together than rounding: {_listing(refused)}. Nothing was published. Choose the "
-            f"thresholds again, with the room that was measured: thresher tune {version.uri} "
-            f"--band {band:g}; or keep one where it is, set by hand: "
+            f"together than rounding: {_listing(refused)}. Nothing was published. {again}; "
+            "or keep one where it is, set by hand: "
             f"--set {shlex.quote(f'{first.label}={first.threshold:.9g}')}"
         )
     listed = _by_label(flipped_NL, decision)

@@ -37,7 +37,7 @@ def connect(server: str | None) -> str | Connection:
     from thresher_serving import running_server
     from thresher_serving.embedded.public import connection_from_environment
 
-    if server:
+    if server is not None:
         return connection_from_environment(server)
     running = running_server()
     if running is None:

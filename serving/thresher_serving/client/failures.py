@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
+from thresher.terminal import printable
 
 __all__ = [
     "CallFailure",
@@ -109,7 +110,7 @@ def explained(
         version: Its version, if one was asked for.
         ready: The versions that are ready, by model; None where the server does not tell.
     """
-    got = f"Got: {failure.message}"
+    got = f"Got: {printable(failure.message)}"
     if failure.is_late:
         return ServerError(f"the Triton server at {url} did not answer in time. Is it overloaded?")
     if failure.is_restricted:
@@ -137,18 +138,21 @@ def explained(
     if failure.status == "UNAVAILABLE" and not failure.is_unknown:
         return ServerError(
             f"no Triton server answers at {url}. Run: thresher serve (it prints its address). "
-            f"{got}{_tls_hint(failure, url)}"
+            f"{got}{_other_end_hint(failure, url)}"
         )
     what = f"model {model}" + (f" version {version}" if version else "") if model else "a call"
     kind = RefusedError if failure.status == "INVALID_ARGUMENT" else ServerError
     return kind(f"the Triton server at {url} refused {what}: {failure.message}")
 
 
-def _tls_hint(failure: CallFailure, url: str) -> str:
-    """Return what may be missing where something hangs up that does listen."""
+def _other_end_hint(failure: CallFailure, url: str) -> str:
+    """Return what may be wrong where something listens, and hangs up or answers in no words."""
+    if failure.message.startswith("\0"):  # HTTP/2 frames
+        return f". If that is a gRPC port: {url.rpartition('://')[2]}"
     if "Socket closed" not in failure.message:
         return ""
     return (
-        ". If that server wants TLS: set THRESHER_TLS_CA for commands; in a program, "
+        f". If that is an HTTP port: http://{url.rpartition('://')[2]}. "
+        "If that server wants TLS: set THRESHER_TLS_CA for commands; in a program, "
         f'Client("{url}", tls=Tls(ca=...))'
     )

@@ -86,6 +86,19 @@ def test_a_tuned_threshold_that_flips_a_row_is_refused_with_the_command_that_men
     assert 0 < DecisionConfig(**settings_of_newest()).band <= 2e-5
 
 
+def test_a_band_that_was_taken_already_is_not_advised_again(
+    flipping, repository: ModelRepository
+) -> None:
+    register, _ = flipping
+    said = thresher("export", register(DecisionConfig(min_positives=1)).uri).stderr
+    (band,) = re.findall(r"--band (\S+?);", " ".join(said.split()))
+    outcome = thresher("export", register(DecisionConfig(min_positives=1, band=float(band))).uri)
+    said = " ".join(outcome.stderr.split())
+    assert outcome.exit_code == 1
+    assert f"They were chosen with --band {band} already" in said
+    assert "Choose the thresholds again" not in said
+
+
 def settings_of_newest() -> dict[str, object]:
     return dict(resolve("models:/weather@candidate").decision_settings())
 

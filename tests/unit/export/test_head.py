@@ -246,6 +246,29 @@ def test_a_sigmoid_is_taken_off_when_asked() -> None:
     np.testing.assert_allclose(got["probabilities"], IDENTITY.probabilities(-x), atol=2e-7)
 
 
+def test_a_sigmoid_before_an_identity_is_taken_off_and_a_softmax_gets_no_such_advice() -> None:
+    def net(op: str) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            [
+                helper.make_node("Neg", ["x"], ["h"]),
+                helper.make_node(op, ["h"], ["p"]),
+                helper.make_node("Identity", ["p"], ["y"]),
+            ],
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    x = np.float32([[0.3, -1.2, 2.5]])
+    model = append_decision_head(net("Sigmoid"), IDENTITY, has_sigmoid=True)
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(run(model, x)["logits"], -x)
+    with pytest.raises(ConversionError, match="ends in Softmax") as refused:
+        append_decision_head(net("Softmax"), IDENTITY)
+    assert "--has-sigmoid" not in str(refused.value)
+
+
 @pytest.mark.parametrize("after", ["Identity", "Cast", "Clip", "Flatten"])
 def test_a_sigmoid_behind_a_step_that_changes_nothing_is_found(after: str) -> None:
     attributes = {"to": TensorProto.FLOAT} if after == "Cast" else {}

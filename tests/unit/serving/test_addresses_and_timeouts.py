@@ -150,3 +150,9 @@ def test_commands_say_at_once_what_is_wrong(
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == code, done.output
     assert words in done.stderr
+
+
+def test_an_empty_server_is_refused_and_not_taken_for_the_one_of_this_folder() -> None:
+    outcome = CliRunner().invoke(main, ["predict", "m", "a.png", "--server", ""])
+    assert outcome.exit_code == 1
+    assert "is no address of a Triton server" in outcome.stderr

@@ -84,6 +84,10 @@ def test_errors_say_what_to_do() -> None:
     assert "wants a key for this call. Set THRESHER_SERVER_KEY" in told("UNAVAILABLE", restricted)
     assert "expecting header 'triton-grpc-protocol-k'" in told("UNAVAILABLE", restricted)
     assert "Run: thresher serve" in told("UNAVAILABLE", "Connection refused")
+    assert "If that is an HTTP port: http://a:1." in told("UNAVAILABLE", "Socket closed")
+    frames = told("UNAVAILABLE", "\0\0\x18\x04\0")
+    assert "If that is a gRPC port: a:1" in frames
+    assert frames.isprintable()
     assert "did not answer in time" in told("DEADLINE_EXCEEDED", "")
     assert "its queue is full" in told("UNAVAILABLE", "Exceeds maximum queue size")
     gone = "Request for unknown model: 'wether' is not found"
