@@ -22,6 +22,7 @@ from thresher.decision import FloatArray
 from thresher.errors import DataError
 from thresher.tables.address import Address, address_of
 from thresher.tables.cells import as_flag
+from thresher.tables.csv_files import CsvOptions
 from thresher.tables.inputs import InputMaker
 from thresher.tables.numbers import plain_cells
 from thresher.tables.parts import Part, find_parts
@@ -59,6 +60,7 @@ def read_labelled_rows(
     *,
     spec: InputSpec | None = None,
     folder: Path | None = None,
+    csv: CsvOptions | None = None,
 ) -> LabelledRows:
     """Return the rows of files as a model takes them; every row has to be one.
 
@@ -68,6 +70,7 @@ def read_labelled_rows(
         labels: The names of the L outputs.
         spec: How columns become inputs; each has a column of its own name where left out.
         folder: Holds the tokenizer that the spec names.
+        csv: How CSV files are written.
 
     Raises:
         NotFoundError: If there is no such file.
@@ -77,7 +80,7 @@ def read_labelled_rows(
     address = address_of(path)
     inputs = _inputs(model)
     found = [
-        _read(part, address, inputs, labels, spec or InputSpec(exact=False), folder)
+        _read(part, address, inputs, labels, spec or InputSpec(exact=False), folder, csv)
         for part in find_parts(address)
     ]
     found = [each for each in found if len(next(iter(each.inputs.values())))]
@@ -112,11 +115,13 @@ def _read(
     labels: Sequence[str],
     spec: InputSpec,
     folder: Path | None,
+    csv: CsvOptions | None,
 ) -> LabelledRows:
     """Return the rows of a part."""
-    held = {name: name.removeprefix(_PREFIX) for name in column_types(part, address.system)}
+    types = column_types(part, address.system, csv)
+    held = {name: name.removeprefix(_PREFIX) for name in types}
     check_columns((), [*held.values()], part.path)
-    kinds = {held[name]: kind for name, kind in column_types(part, address.system).items()}
+    kinds = {held[name]: kind for name, kind in types.items()}
 
     def read_file(name: str) -> bytes:
         with address.system.open_input_stream(name, compression=None) as file:
@@ -126,7 +131,7 @@ def _read(
     maker.check(kinds, part.path)
     known = [_TARGETS] if _TARGETS in kinds else [*labels] if set(labels) <= {*kinds} else []
     wanted = [name for name, short in held.items() if short in {*maker.needed, *known}]
-    chunks = [*read_rows(part, address.system, wanted, chunk_rows=_CHUNK_ROWS)]
+    chunks = [*read_rows(part, address.system, wanted, chunk_rows=_CHUNK_ROWS, csv=csv)]
     made, targets = [], []
     for rows in chunks:
         columns = {held[name]: cells for name, cells in rows.columns.items()}
@@ -134,7 +139,7 @@ def _read(
         chunk = maker.make(renamed, folder=part.folder)
         if chunk.rejects:
             more = f"; and {len(chunk.rejects) - 1} more rows" if len(chunk.rejects) > 1 else ""
-            raise DataError(f"{describe(part, address.system, chunk.rejects[0])}{more}")
+            raise DataError(f"{describe(part, address.system, chunk.rejects[0], csv)}{more}")
         made.append(chunk.arrays)
         if known:
             targets.append(_targets(renamed, known, labels, part, address))

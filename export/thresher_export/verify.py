@@ -21,6 +21,7 @@ from thresher.errors import NotFoundError, ParityError, counted
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, resolve
 from thresher.repository import ModelRepository
+from thresher.tables.csv_files import CsvOptions
 from thresher_export.engines import Inputs, OnnxRuntimeEngine, TorchEngine, providers_at_hand
 from thresher_export.head import read_decision
 from thresher_export.onnx_file import load_model
@@ -89,6 +90,7 @@ def verify_version(
     *,
     split_name: str = "test",
     data: str | Path | None = None,
+    csv: CsvOptions | None = None,
     engines: Mapping[str, Engine] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Verification:
@@ -101,6 +103,7 @@ def verify_version(
         split_name: ``"test"`` or ``"validation"``.
         data: Files of rows instead of a split: Parquet, Arrow, CSV, ARFF, NPZ or pictures, whose
             columns become inputs as in training.
+        csv: How CSV files of ``data`` are written.
         engines: Further engines by name, such as a running server.
         progress: Called with a line for each engine before it runs.
 
@@ -126,7 +129,9 @@ def verify_version(
     given = None
     if data is not None:
         spec = InputSpec.load(path.parent)
-        given = read_labelled_rows(data, model, decision.labels, spec=spec, folder=path.parent)
+        given = read_labelled_rows(
+            data, model, decision.labels, spec=spec, folder=path.parent, csv=csv
+        )
     split = None if given else registered.evaluation(split_name)
     inputs = given.inputs if given else split.inputs if split else {}
     num_rows = len(next(iter(inputs.values())))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thresher.cli.export_all import export_all, export_all_options, wants_all
-from thresher.cli.options import json_option, repository_option, server_option
+from thresher.cli.options import csv_options, json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.versions import asked_version
 from thresher.errors import counted
+
+if TYPE_CHECKING:
+    from thresher.tables.csv_files import CsvOptions
 
 __all__ = ["export", "verify"]
 
@@ -174,6 +177,7 @@ def export(
     metavar="DATA",
     help="Rows of your own instead: Parquet, Arrow, CSV, ARFF, NPZ or pictures; targets optional.",
 )
+@csv_options
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -187,6 +191,7 @@ def verify(
     over_the_wire: bool,
     split_name: str,
     data: str | None,
+    csv: CsvOptions,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -211,6 +216,7 @@ def verify(
             published,
             split_name=split_name,
             data=data,
+            csv=csv,
             engines=engines,
             progress=show,
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from thresher.errors import unknown_name
 __all__ = [
     "CommandGroup",
     "FiniteRange",
+    "csv_options",
     "json_option",
     "recipe_argument",
     "repository_option",
@@ -100,3 +102,39 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Override a key of the recipe, such as optimization.epochs=3. Repeatable.",
 )
+
+
+def csv_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how CSV files are written; the command gets one argument, csv."""
+
+    @click.option("--delimiter", metavar="CHAR", help="Between the cells of a CSV file.")
+    @click.option("--csv-columns", metavar="A,B", help="Names for CSV files without a header line.")
+    @click.option("--no-quoting", is_flag=True, help="Quotes in CSV files are only text.")
+    @click.option(
+        "--encoding",
+        default="utf-8",
+        show_default=True,
+        metavar="NAME",
+        help="Of CSV files, such as latin-1 or utf-16.",
+    )
+    @functools.wraps(command)
+    def with_csv(
+        *,
+        delimiter: str | None,
+        csv_columns: str | None,
+        no_quoting: bool,
+        encoding: str,
+        **others: Any,
+    ) -> Any:
+        from thresher.tables.csv_files import CsvOptions
+
+        names = tuple(name.strip() for name in (csv_columns or "").split(",") if name.strip())
+        csv = CsvOptions(
+            delimiter="\t" if delimiter == "\\t" else delimiter,
+            columns=names or None,
+            quoting=not no_quoting,
+            encoding=encoding,
+        )
+        return command(csv=csv, **others)
+
+    return with_csv

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import json_option, repository_option, server_option
+from thresher.cli.options import csv_options, json_option, repository_option, server_option
 from thresher.cli.output import Cell, print_json, print_table, say
 from thresher.cli.serve import connect
 from thresher.cli.versions import asked_version
 
 if TYPE_CHECKING:
+    from thresher.tables.csv_files import CsvOptions
     from thresher_serving import Client, NamedLabel, Prediction
 
 __all__ = ["predict"]
@@ -40,6 +41,7 @@ class _Example:
     metavar="FILE",
     help="The model's tokenizer.json, for texts to a server elsewhere.",
 )
+@csv_options
 @repository_option
 @server_option
 @json_option
@@ -48,6 +50,7 @@ def predict(
     examples: tuple[str, ...],
     model_version: int | None,
     tokenizer: Path | None,
+    csv: CsvOptions,
     repository: Path,
     server: str | None,
     as_json: bool,
@@ -65,7 +68,7 @@ def predict(
     from thresher_serving import Client
 
     model, model_version = asked_version(model, say, number=model_version)
-    with Client(connect(server), tokenizer=tokenizer, repository=repository) as client:
+    with Client(connect(server), tokenizer=tokenizer, repository=repository, csv=csv) as client:
         takes_texts = _takes_texts(client, model, model_version)
         given = [_example(text, takes_texts) for text in examples]
         answers: list[tuple[list[str], Prediction]] = []

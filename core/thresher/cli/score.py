@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import FiniteRange, json_option, repository_option, server_option
+from thresher.cli.options import (
+    FiniteRange,
+    csv_options,
+    json_option,
+    repository_option,
+    server_option,
+)
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
@@ -16,6 +22,7 @@ from thresher.cli.versions import published_version
 from thresher.errors import ConfigError
 
 if TYPE_CHECKING:
+    from thresher.tables.csv_files import CsvOptions
     from thresher_serving.scoring import ScoredVersion, ScoringReport, Workers
 
 __all__ = ["score"]
@@ -61,16 +68,7 @@ _SHOWN_LABELS = 12
     help="The columns of the input of numbers, in the order of training, where that is not known.",
 )
 @click.option("--text-column", metavar="NAME", help="The column with texts, if it is another one.")
-@click.option("--delimiter", metavar="CHAR", help="Between the cells of a CSV file.")
-@click.option("--csv-columns", metavar="A,B", help="Names for CSV files without a header line.")
-@click.option("--no-quoting", is_flag=True, help="Quotes in CSV files are only text.")
-@click.option(
-    "--encoding",
-    default="utf-8",
-    show_default=True,
-    metavar="NAME",
-    help="Of CSV files, such as latin-1 or utf-16.",
-)
+@csv_options
 @click.option(
     "--max-reject-rate",
     type=FiniteRange(0, 1),
@@ -105,10 +103,7 @@ def score(
     probabilities: str,
     features: str | None,
     text_column: str | None,
-    delimiter: str | None,
-    csv_columns: str | None,
-    no_quoting: bool,
-    encoding: str,
+    csv: CsvOptions,
     max_reject_rate: float,
     repository: Path,
     server: str | None,
@@ -127,7 +122,6 @@ def score(
 
     Example: thresher score digits@champion --input data/ --output scored/ --columns id
     """
-    from thresher.tables.csv_files import CsvOptions
     from thresher_serving.scoring import OutputForm, ScoringOptions, score_files
 
     if server is not None and engine != "triton":
@@ -140,12 +134,7 @@ def score(
         ),
         features=_names(features),
         text_column=text_column,
-        csv=CsvOptions(
-            delimiter="\t" if delimiter == "\\t" else delimiter,
-            columns=_names(csv_columns) or None,
-            quoting=not no_quoting,
-            encoding=encoding,
-        ),
+        csv=csv,
     )
     with steps() as show:
         version = _version(model, repository, unproven, show)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
+from thresher.tables.csv_streams import CsvOptions
 from thresher_serving.client.connecting import Where, opened
 from thresher_serving.client.metadata import ModelMetadata
 from thresher_serving.client.pace import SuspendingPace
@@ -37,6 +38,7 @@ class AsyncClient:
         tokenizer: See `Client`.
         max_length: See `Client`.
         repository: See `Client`.
+        csv: See `Client`.
 
     Raises:
         ConfigError: If an address, a header or another option is wrong.
@@ -60,6 +62,7 @@ class AsyncClient:
         tokenizer: str | Path | None = None,
         max_length: int | None = None,
         repository: str | Path | None = None,
+        csv: CsvOptions | None = None,
     ) -> None:
         self._session = opened(
             url,
@@ -71,6 +74,7 @@ class AsyncClient:
             tokenizer=tokenizer,
             max_length=max_length,
             repository=repository,
+            csv=csv,
         )
 
     async def __aenter__(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
+from thresher.tables.csv_streams import CsvOptions
 from thresher_serving.client.connecting import Where, opened
 from thresher_serving.client.metadata import ModelMetadata, TensorMetadata
 from thresher_serving.client.pace import BlockingPace, run
@@ -49,6 +50,7 @@ class Client:
             say.
         repository: A model repository on this machine. Tokenizers and long lists of categories are
             read from it, for the versions whose certificate is the one that the server has.
+        csv: How CSV files are written, where it is not commas, quotes and UTF-8.
 
     Raises:
         ConfigError: If an address, a header or another option is wrong.
@@ -72,6 +74,7 @@ class Client:
         tokenizer: str | Path | None = None,
         max_length: int | None = None,
         repository: str | Path | None = None,
+        csv: CsvOptions | None = None,
     ) -> None:
         self._session = opened(
             url,
@@ -83,6 +86,7 @@ class Client:
             tokenizer=tokenizer,
             max_length=max_length,
             repository=repository,
+            csv=csv,
         )
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thresher.errors import ConfigError, MissingExtraError
+from thresher.tables.csv_streams import CsvOptions
 from thresher_serving.client.examples import ExampleReader
 from thresher_serving.client.fastest import FastestTransport
 from thresher_serving.client.pace import BlockingPace, SuspendingPace
@@ -32,6 +33,7 @@ def opened(
     tokenizer: str | Path | None,
     max_length: int | None,
     repository: str | Path | None,
+    csv: CsvOptions | None,
 ) -> Session:
     """Return a session; each server is connected to with its first call.
 
@@ -54,6 +56,7 @@ def opened(
         tokenizer=tokenizer,
         max_length=max_length,
         repository=None if repository is None else Path(repository),
+        csv=csv,
     )
     return Session(servers, pace=pace, retries=retries, examples=examples)
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from thresher.artifacts.input_spec import InputSpec
 from thresher.certificate import CERTIFICATE_FILE, file_digest
 from thresher.errors import DataError, unknown_name
+from thresher.tables.csv_streams import CsvOptions
 from thresher.tables.inputs import InputMaker
 from thresher.tables.memory import is_table, memory_rows
 from thresher.tables.rows import Reject, Rows
@@ -54,6 +55,7 @@ class ExampleReader:
         max_length: The tokens that are kept of a text; what the model's spec says where None.
         repository: A model repository; used for the versions in it that the server has, by the
             digest of their certificates.
+        csv: How CSV files are written; as usual where None.
 
     Raises:
         NotFoundError: If there is no such tokenizer.
@@ -62,6 +64,7 @@ class ExampleReader:
     tokenizer: str | Path | None = None
     max_length: int | None = None
     repository: Path | None = None
+    csv: CsvOptions | None = None
     _loaded: dict[tuple[Path, int], Tokenizer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -245,12 +248,12 @@ class ExampleReader:
 
         address = address_of(path)
         (part, *others) = find_parts(address)
-        kinds = column_types(part, address.system)
+        kinds = column_types(part, address.system, self.csv)
         chunks: list[Rows] = []
         for each in (part, *others):
-            for rows in read_rows(each, address.system, [*kinds], chunk_rows=1 << 20):
+            for rows in read_rows(each, address.system, [*kinds], chunk_rows=1 << 20, csv=self.csv):
                 for reject in rows.rejects:
-                    raise DataError(describe(each, address.system, reject))
+                    raise DataError(describe(each, address.system, reject, self.csv))
                 chunks.append(rows)
         if not sum(rows.num_rows for rows in chunks):
             raise DataError(f"{path} holds no row")

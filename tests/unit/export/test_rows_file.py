@@ -16,6 +16,7 @@ from PIL import Image
 from support.text_models import write_tokenizer
 from thresher.artifacts.input_spec import InputSpec, PictureSpec, TextSpec
 from thresher.errors import DataError, NotFoundError
+from thresher.tables.csv_files import CsvOptions
 from thresher_export.rows_file import read_labelled_rows
 
 LABELS = ("sun", "rain")
@@ -188,3 +189,15 @@ def test_arrays_fill_inputs_whose_sizes_are_free(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "rows.npz", **{"input/image": pictures, "logits": np.zeros(7)})
     found = read_labelled_rows(tmp_path / "rows.npz", PICTURES, LABELS)
     np.testing.assert_array_equal(found.inputs["image"], pictures)
+
+
+def test_files_with_other_delimiters_and_encodings_are_read_as_they_are_said_to_be(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("wind;cloud;fog;né\n1;2;3;é\n4;5;;\n".encode("latin-1"))
+    said = CsvOptions(delimiter=";", encoding="latin-1")
+    rows = read_labelled_rows(path, FEATURES, LABELS, spec=SPEC, csv=said)
+    np.testing.assert_array_equal(rows.inputs["features"], [[1, 2, 3], [4, 5, 7]])
+    with pytest.raises(DataError, match="latin-1"):
+        read_labelled_rows(path, FEATURES, LABELS, spec=SPEC, csv=CsvOptions(delimiter=";"))

@@ -20,6 +20,7 @@ from PIL import Image
 from thresher.artifacts.input_spec import InputSpec, NgramSpec, PictureSpec, TextSpec
 from thresher.errors import DataError, NotFoundError
 from thresher.ngrams import hashed_ngrams
+from thresher.tables.csv_files import CsvOptions
 from thresher.tables.pictures import decode_picture
 from thresher_serving import ModelMetadata, TensorMetadata, true_labels
 from thresher_serving.client.examples import ExampleReader, NoTokenizerError
@@ -429,3 +430,12 @@ def test_an_argument_of_predict_is_a_text_of_any_length_but_no_missing_file() ->
         _example("rows.csv", takes_texts=True)
     with pytest.raises(NotFoundError, match="no such file"):
         _example("why? " * 2_000, takes_texts=False)
+
+
+def test_a_table_with_other_delimiters_is_read_as_it_is_said_to_be(tmp_path: Path) -> None:
+    frame().to_csv(tmp_path / "rows.csv", index=False, sep=";", encoding="utf-16")
+    reader = ExampleReader(csv=CsvOptions(delimiter=";", encoding="utf-16"))
+    got = reader.arrays(WEATHER_MODEL, tmp_path / "rows.csv")
+    np.testing.assert_array_equal(got["features"], FEATURES)
+    with pytest.raises(DataError, match="utf-16"):
+        ExampleReader().arrays(WEATHER_MODEL, tmp_path / "rows.csv")
