@@ -1,8 +1,8 @@
 """Archives that would run code when they are read are refused, and none that torch writes is."""
 
-import logging
 import io
 import json
+import logging
 import os
 import pickle
 import zipfile
