@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,24 @@ def missing_of(cells: Any) -> Array:
     return np.asarray(pc.is_null(cells, nan_is_null=True).to_numpy(zero_copy_only=False))
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a column's cells become: the arguments of `number_array`."""
+
+    column: str
+    dtype: np.dtype[Any]
+    reject: RejectRow
+    fill: Fill
+    exact: bool
+
+    def at(self, rows: Array) -> _Target:
+        """Return the target of cells that stand at some rows."""
+        reject = self.reject
+        return replace(
+            self, reject=lambda row, reason, column: reject(int(rows[row]), reason, column)
+        )
+
+
 def number_array(
     cells: Any,
     column: str,
@@ -146,15 +165,16 @@ def number_array(
         fill: Stands where a number is missing; None rejects those rows.
         exact: Whether whole numbers that ``dtype`` would round are rejected.
     """
+    to = _Target(column, dtype, reject, fill, exact)
     if not hasattr(cells, "type"):
-        return _one_by_one(cells, column, dtype, reject, fill, exact)
+        return _one_by_one(cells, to)
     import pyarrow as pa
 
     cells = plain_cells(cells, column, reject)
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
-        return _parsed(cells, column, dtype, reject, fill, exact)
+        return _parsed(cells, to)
     if pa.types.is_decimal(cells.type):
-        return _of_decimals(cells, column, dtype, reject, fill, exact)
+        return _of_decimals(cells, to)
     if pa.types.is_float16(cells.type):
         cells = cells.cast(pa.float32())  # Arrow and NumPy do less with halves
     if pa.types.is_null(cells.type):
@@ -162,43 +182,34 @@ def number_array(
     if pa.types.is_boolean(cells.type):
         cells = cells.cast(pa.uint8())
     if not (pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type)):
-        return _one_by_one(cells.to_pylist(), column, dtype, reject, fill, exact)
-    return _converted(cells, column, dtype, reject, fill, exact)
+        return _one_by_one(cells.to_pylist(), to)
+    return _converted(cells, to)
 
 
-def _of_decimals(
-    cells: Any, column: str, dtype: np.dtype[Any], reject: RejectRow, fill: Fill, exact: bool
-) -> Array:
+def _of_decimals(cells: Any, to: _Target) -> Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     with contextlib.suppress(pa.ArrowInvalid):
         # whole decimals are ids as often as not, whatever their scale
-        return _converted(pc.cast(cells, pa.int64()), column, dtype, reject, fill, exact)
+        return _converted(pc.cast(cells, pa.int64()), to)
     # Arrow 25 makes 20.490000000000002 of the decimal 20.49, and not of the text
     numbers = pc.cast(pc.cast(cells, pa.string()), pa.float64())
-    sure = _SURE[dtype.itemsize if dtype.kind == "f" else 8]
+    sure = _SURE[to.dtype.itemsize if to.dtype.kind == "f" else 8]
     rows = np.flatnonzero(np.abs(numbers.to_numpy(zero_copy_only=False)) >= sure)
-    return _some_by_one(numbers, cells, rows, column, dtype, reject, fill, exact)
+    return _some_by_one(numbers, cells, rows, to)
 
 
-def _one_by_one(
-    cells: Sequence[Any],
-    column: str,
-    dtype: np.dtype[Any],
-    reject: RejectRow,
-    fill: Fill,
-    exact: bool,
-) -> Array:
-    found = np.zeros(len(cells), dtype=dtype)
+def _one_by_one(cells: Sequence[Any], to: _Target) -> Array:
+    found = np.zeros(len(cells), dtype=to.dtype)
     for row, cell in enumerate(cells):
         try:
             if is_missing(cell):
-                found[row] = as_dtype(_or_missing(fill), dtype)
+                found[row] = as_dtype(_or_missing(to.fill), to.dtype)
             else:
-                found[row] = as_dtype(as_number(cell), dtype, exact=exact)
+                found[row] = as_dtype(as_number(cell), to.dtype, exact=to.exact)
         except ValueError as error:
-            reject(row, str(error), column)
+            to.reject(row, str(error), to.column)
     return found
 
 
@@ -208,43 +219,43 @@ def _or_missing(fill: Fill) -> float | int:
     return fill
 
 
-def _converted(
-    cells: Any, column: str, dtype: np.dtype[Any], reject: RejectRow, fill: Fill, exact: bool
-) -> Array:
+def _converted(cells: Any, to: _Target) -> Array:
     """Return Arrow integers or floats as a kind; cells that do not pass as they are, one by one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     is_float = pa.types.is_floating(cells.type)
     if cells.null_count:
-        held = pc.is_null(cells).to_numpy(zero_copy_only=False)
+        missing = pc.is_null(cells).to_numpy(zero_copy_only=False)
         values: Array = pc.fill_null(cells, pa.scalar(0, cells.type)).to_numpy(zero_copy_only=False)
     else:
-        held = np.zeros(len(cells), dtype=bool)
+        missing = np.zeros(len(cells), dtype=bool)
         values = cells.to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore", invalid="ignore"):
         # whole numbers that may be rounded go by way of float64, as those in texts do
-        by_way = np.float64 if dtype.kind == "f" and not is_float and not exact else values.dtype
-        found = values.astype(by_way, copy=False).astype(dtype, copy=bool(cells.null_count))
-    if dtype.kind == "f":
-        slow = held if is_finite(found) else held | ~np.isfinite(found)
-        if not is_float and exact and values.dtype.itemsize >= dtype.itemsize:
-            slow = slow | ~_held_exactly(values, dtype)
-    elif dtype.kind == "b":
-        slow = held | ((values != 0) & (values != 1))
+        by_way = (
+            np.float64 if to.dtype.kind == "f" and not is_float and not to.exact else values.dtype
+        )
+        found = values.astype(by_way, copy=False).astype(to.dtype, copy=bool(cells.null_count))
+    if to.dtype.kind == "f":
+        slow = missing if is_finite(found) else missing | ~np.isfinite(found)
+        if not is_float and to.exact and values.dtype.itemsize >= to.dtype.itemsize:
+            slow = slow | ~_held_exactly(values, to.dtype)
+    elif to.dtype.kind == "b":
+        slow = missing | ((values != 0) & (values != 1))
     elif is_float:
         # a float's bounds: the largest whole number itself may round up to one too large
-        low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max) + 1
-        slow = held | ~((values >= low) & (values < high) & (values == np.trunc(values)))
+        low, high = float(np.iinfo(to.dtype).min), float(np.iinfo(to.dtype).max) + 1
+        slow = missing | ~((values >= low) & (values < high) & (values == np.trunc(values)))
         slow = slow | (np.abs(values) >= ROUNDED)
     else:
-        bounds = np.iinfo(dtype)
-        slow = held | (values < bounds.min) | (values > bounds.max)
+        bounds = np.iinfo(to.dtype)
+        slow = missing | (values < bounds.min) | (values > bounds.max)
     rows = np.flatnonzero(slow)
     if len(rows):
         found = found.copy() if not found.flags.writeable else found
-        some = [None if held[row] else values[row].item() for row in rows]
-        found[rows] = _one_by_one(some, column, dtype, _at(rows, reject), fill, exact)
+        some = [None if missing[row] else values[row].item() for row in rows]
+        found[rows] = _one_by_one(some, to.at(rows))
     return found
 
 
@@ -258,19 +269,13 @@ def _held_exactly(values: Array, dtype: np.dtype[Any]) -> Array:
     return found
 
 
-def _at(rows: Array, reject: RejectRow) -> RejectRow:
-    return lambda row, reason, column: reject(int(rows[row]), reason, column)
-
-
-def _parsed(
-    cells: Any, column: str, dtype: np.dtype[Any], reject: RejectRow, fill: Fill, exact: bool
-) -> Array:
+def _parsed(cells: Any, to: _Target) -> Array:
     """Return texts as numbers of a kind; those that Arrow does not read, one by one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     trimmed = pc.utf8_trim_whitespace(cells)
-    kind = pa.float64() if dtype.kind in "fb" else pa.int64()
+    kind = pa.float64() if to.dtype.kind in "fb" else pa.int64()
     try:
         # missing words are rare: first as if there were none
         numbers = pc.cast(trimmed, kind)
@@ -281,38 +286,32 @@ def _parsed(
     except pa.ArrowInvalid:
         is_sure = False
     if not is_sure:
-        return _parsed_with_gaps(trimmed, cells, column, dtype, reject, fill, exact)
+        return _parsed_with_gaps(trimmed, cells, to)
     if kind == pa.float64():
         values = numbers.to_numpy(zero_copy_only=False)
-        sure = _SURE[dtype.itemsize] if dtype.kind == "f" and exact else math.inf
+        sure = _SURE[to.dtype.itemsize] if to.dtype.kind == "f" and to.exact else math.inf
         # rare: large whole numbers are looked at as they are written, as is nan(1), Arrow's NaN
-        rows = np.flatnonzero(~(np.abs(values) < sure))
+        is_large = ~(np.abs(values) < sure)
+        if numbers.null_count:
+            is_large &= pc.is_valid(numbers).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(is_large)
         if len(rows):
-            return _some_by_one(numbers, trimmed, rows, column, dtype, reject, fill, exact)
-    return _converted(numbers, column, dtype, reject, fill, exact)
+            return _some_by_one(numbers, trimmed, rows, to)
+    return _converted(numbers, to)
 
 
-def _some_by_one(
-    numbers: Any,
-    cells: Any,
-    rows: Array,
-    column: str,
-    dtype: np.dtype[Any],
-    reject: RejectRow,
-    fill: Fill,
-    exact: bool,
-) -> Array:
+def _some_by_one(numbers: Any, cells: Any, rows: Array, to: _Target) -> Array:
     """Return numbers as a kind, those of some rows by their cells."""
     slow = np.zeros(len(numbers), dtype=bool)
     slow[rows] = True
 
     def once(row: int, reason: str, name: str | None) -> None:
         if not slow[row]:
-            reject(row, reason, name)
+            to.reject(row, reason, name)
 
-    found = _converted(numbers, column, dtype, once, fill, exact).copy()
+    found = _converted(numbers, replace(to, reject=once)).copy()
     some = cells.take(_arrow(rows)).to_pylist()
-    found[rows] = _one_by_one(some, column, dtype, _at(rows, reject), fill, exact)
+    found[rows] = _one_by_one(some, to.at(rows))
     return found
 
 
@@ -322,32 +321,17 @@ def _arrow(rows: Array) -> Any:
     return pa.array(rows, pa.int64())
 
 
-def _parsed_with_gaps(
-    trimmed: Any,
-    cells: Any,
-    column: str,
-    dtype: np.dtype[Any],
-    reject: RejectRow,
-    fill: Fill,
-    exact: bool,
-) -> Array:
+def _parsed_with_gaps(trimmed: Any, cells: Any, to: _Target) -> Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     missing = missing_of(trimmed)
-    if missing.any() and dtype.kind in "fb":
+    if missing.any() and to.dtype.kind in "fb":
         present = pc.if_else(pa.array(missing), pa.scalar(None, trimmed.type), trimmed)
         with contextlib.suppress(pa.ArrowInvalid):
             pc.cast(present, pa.float64())  # all others are numbers
-            rows = np.flatnonzero(~missing)
-            values = trimmed.take(_arrow(rows))
-            found = np.zeros(len(trimmed), dtype=dtype)
-            found[rows] = _parsed(values, column, dtype, _at(rows, reject), fill, exact)
-            gaps = np.flatnonzero(missing)
-            nothing = [None] * len(gaps)
-            found[gaps] = _one_by_one(nothing, column, dtype, _at(gaps, reject), fill, exact)
-            return found
-    return _one_by_one(cells.to_pylist(), column, dtype, reject, fill, exact)
+            return _parsed(present, to)
+    return _one_by_one(cells.to_pylist(), to)
 
 
 def is_finite(values: Array) -> bool:
