@@ -1,7 +1,7 @@
 """Whether a pt2 archive can be read without running what it holds.
 
 `torch.export.load` unpickles what its safe unpickler refuses, evaluates expressions, calls what the
-graph names and runs guards as code. Whoever can write to the store of a model could so run code
+graph names and runs guards as code. Anybody who can write to the store of a model could run code
 where it is exported. This looks through the archive first, and lets pass what torch writes itself.
 
 Source: torch/export/pt2_archive/_package.py, torch/_export/serde/serialize.py, torch 2.13.

@@ -99,7 +99,7 @@ class DataSet:
             for all rows are cut off, there and in every other input [N, T]: padding costs nothing.
         assets: Files by name that whoever calls the model needs, such as a tokenizer; kept with
             the run under ``assets/``.
-        input_spec: How the rows of a table become these inputs, for whoever scores tables; None
+        input_spec: How the rows of a table become these inputs, for scoring and the client; None
             where the source does not know.
 
     Raises:

@@ -41,8 +41,8 @@ def import_callable(path: str, *, key: str, folders: Sequence[Path]) -> Callable
         found: Any = _import_module(module_name, key=key, folders=folders)
     for name in attribute.split("."):
         if not hasattr(found, name):
-            told = unknown_name("attribute", name, _meant_for(found, key))
-            raise ConfigError(f"{key}: {module_name}: {told}")
+            reason = unknown_name("attribute", name, _meant_for(found, key))
+            raise ConfigError(f"{key}: {module_name}: {reason}")
         found = getattr(found, name)
     if not callable(found):
         raise ConfigError(f"{key}: {path} is a {type(found).__name__}, expected a callable")

@@ -18,7 +18,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     """Write a table for people, in which no text is run as a formula.
 
     Texts that begin with ``=``, ``+``, ``-`` or ``@`` get an apostrophe before that; numbers stay
-    what they are. Nothing of ours reads such a file: JSON and NPZ beside it hold the exact names.
+    what they are. Nothing of ours reads such a file: the JSON and NPZ files next to it hold the
+    exact names.
 
     Args:
         path: The file.

@@ -1,7 +1,7 @@
 """How the rows of a table become a network's inputs: columns, categories, texts, pictures.
 
 Training writes it with the run (``assets/inputs.json``), export publishes it with the model, and
-whoever reads rows for that model (scoring, predict, the client, verify, monitor) reads by it. No
+all that read rows for that model (scoring, predict, the client, verify, monitor) go by it. No
 column is guessed by its position.
 """
 

@@ -180,7 +180,7 @@ def _listed(address: Address) -> list[Any]:
     def is_seen(info: Any) -> bool:
         inside = PurePosixPath(info.path).relative_to(PurePosixPath(address.root))
         is_hidden = any(part.startswith((".", "_")) for part in inside.parts)
-        # beside data, a .txt file is a README more often than a table; by name it is read
+        # next to data, a .txt file is more often a README than a table; by name it is read
         return not is_hidden and inside.suffix.lower() != ".txt"
 
     return [info for info in files if not address.is_many or is_seen(info)]
@@ -236,7 +236,7 @@ def _file_parts(address: Address, info: Any, form: Form) -> list[Part]:
             ):
                 return [dataclasses.replace(whole, schema=opened.schema)]
     except (pa.ArrowException, OSError):
-        pass  # whoever reads it says why not
+        pass  # the reader of the part says why not
     return [whole]
 
 

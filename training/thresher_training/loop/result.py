@@ -99,11 +99,11 @@ def doubts(result: FitResult, best_by: BestBy) -> list[str]:
     if not result.epochs:
         return []
     if all(says_nothing(epoch) for epoch in result.epochs):
-        told = (
+        warning = (
             "no target of the validation split is known, so no epoch is better than another: the "
             f"last one, {result.best_epoch}, is kept, and no threshold is chosen"
         )
-        return [told]
+        return [warning]
     if best_by == "loss":
         return []
     found = []

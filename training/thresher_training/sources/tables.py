@@ -64,8 +64,8 @@ class Table:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the files themselves hold, without row numbers."""
-        beside = {key for key, _ in self.parts[0].partition}
-        return tuple(n for n in self.kinds if n not in beside and n not in self.row_numbers)
+        in_folders = {key for key, _ in self.parts[0].partition}
+        return tuple(n for n in self.kinds if n not in in_folders and n not in self.row_numbers)
 
     @property
     def row_numbers(self) -> tuple[str, ...]:
