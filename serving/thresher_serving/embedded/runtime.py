@@ -1,40 +1,48 @@
 """Finds NVIDIA's Triton server: one that is given, the container's own, or the wheel's.
 
 Whatever is found serves the same model repository: with NVIDIA's C++ ``onnxruntime`` backend where
-the server brings one, else with ours, which runs in the server's ``python`` backend.
+the server brings one, else with ours, which is compiled when the server is installed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import importlib.util
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from thresher.errors import RuntimeUnavailableError
+from thresher_serving.embedded.runtime_backends import (
+    backend_folder,
+    cuda_libraries,
+    library_path,
+)
+from thresher_serving.embedded.runtime_build import Built, find_built
 from thresher_serving.embedded.runtime_install import (
     Progress,
+    built_backend,
     cache_folder,
+    ensure_built,
     ensure_installed,
     read_marker,
     remove_installed,
     runtime_folder,
-    site_packages,
     what_is_broken,
 )
-from thresher_serving.embedded.runtime_platform import TRITON_VERSION, check_platform
+from thresher_serving.embedded.runtime_platform import (
+    SECURITY_NOTE,
+    TRITON_VERSION,
+    check_platform,
+    server_libraries,
+    site_packages,
+)
+from thresher_serving.embedded.runtime_texts import why_no_texts
 
 __all__ = ["Runtime", "find_runtime", "install_runtime", "remove_runtime", "runtime_info"]
 
 _CONTAINER = Path("/opt/tritonserver")
-_OUR_BACKENDS = Path(__file__).parents[1] / "backends"
-_ONNXRUNTIME, _TOKENIZER = "onnxruntime", "tokenizer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +56,10 @@ class Runtime:
     """The ``tritonserver`` binary."""
 
     backend_directory: Path
-    """What ``--backend-directory`` is set to; it holds ``onnxruntime`` and, where there is a
-    ``python`` backend that can run it, ``tokenizer``."""
+    """What ``--backend-directory`` is set to; it holds ``onnxruntime`` and, where models that take
+    texts can run, ``python`` and ``tokenizer``."""
 
-    backend: Literal["c++", "python"]
+    backend: Literal["c++", "compiled"]
     """Which ``onnxruntime`` backend serves: NVIDIA's own, or ours."""
 
     cache_directory: Path | None
@@ -62,6 +70,17 @@ class Runtime:
 
     search_paths: Mapping[str, str] = field(default_factory=dict)
     """What PATH and LD_LIBRARY_PATH start with when the server runs."""
+
+    built: Built | None = None
+    """What our backend was compiled of and with; None where NVIDIA's serves."""
+
+    no_texts: str | None = None
+    """Why models that take texts (``NAME.text``) cannot run here; None where they can."""
+
+    @property
+    def serves_texts(self) -> bool:
+        """Whether models that take texts (``NAME.text``) can run here."""
+        return self.no_texts is None
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment to start the server in.
@@ -88,7 +107,8 @@ def find_runtime(
     Args:
         tritonserver: A ``tritonserver`` binary or the folder of an installation; by default the
             environment variable TRITONSERVER.
-        install: Whether to install the wheel's server where no other is found.
+        install: Whether to install the wheel's server where no other is found, and to compile
+            our backend where it is needed.
         progress: Takes a line for each step of an installation.
 
     Raises:
@@ -98,21 +118,28 @@ def find_runtime(
     if tritonserver is None and os.environ.get("TRITONSERVER"):
         tritonserver = Path(os.environ["TRITONSERVER"])
     if tritonserver is not None:
-        return _existing(tritonserver, "given")
+        return _existing(tritonserver, "given", install=install, progress=progress)
     if (_CONTAINER / "bin/tritonserver").is_file():
-        return _existing(_CONTAINER, "container")
+        return _existing(_CONTAINER, "container", install=install, progress=progress)
     if install:
         return _wheel(ensure_installed(progress=progress))
     check_platform()
-    if problem := what_is_broken(runtime_folder()):
+    folder = runtime_folder()
+    if problem := what_is_broken(folder) or _unbuilt(built_backend(folder)):
         raise RuntimeUnavailableError(
-            f"no Triton server is installed in {runtime_folder()}: {problem}. "
+            f"no Triton server is installed in {folder}: {problem}. "
             "Run: thresher serve (it installs one), or give --tritonserver PATH"
         )
-    return _wheel(runtime_folder())
+    return _wheel(folder)
 
 
-def _existing(path: Path, kind: Literal["given", "container"]) -> Runtime:
+def _unbuilt(built: Built | None) -> str | None:
+    return None if built else "its onnxruntime backend is not compiled, or of another release"
+
+
+def _existing(
+    path: Path, kind: Literal["given", "container"], *, install: bool, progress: Progress | None
+) -> Runtime:
     path = path.expanduser().resolve()
     server = path / "bin/tritonserver" if path.is_dir() else path
     if not server.is_file() or not os.access(server, os.X_OK):
@@ -123,147 +150,140 @@ def _existing(path: Path, kind: Literal["given", "container"]) -> Runtime:
     root = server.parent.parent
     backends = root / "backends"
     version_file = root / "TRITON_VERSION"
-    version = version_file.read_text().strip() if version_file.is_file() else "unknown"
     caches = root / "caches"
-    own = (backends / "onnxruntime").is_dir()
-    has_python = (backends / "python").is_dir()
-    digest = hashlib.sha256(str(backends).encode()).hexdigest()[:12]
-    linked = cache_folder() / "backends" / digest
-    if own and has_python:
-        # for models that take texts; where there is no room for it, all others are served
-        with contextlib.suppress(OSError):
-            backends = _with_our_backends(backends, linked, [_TOKENIZER])
-    elif not own:
-        if not has_python:
-            raise RuntimeUnavailableError(
-                f"{backends}: neither an onnxruntime nor a python backend, so this server can "
-                "serve no ONNX model. Give a full Triton installation with --tritonserver"
+    links = {path.name: path for path in backends.glob("*/")}
+    built, search_paths = None, {}
+    if "onnxruntime" not in links:
+        built, packages = _built_here(root, install=install, progress=progress)
+        links["onnxruntime"] = built.folder
+        search_paths = library_path(cuda_libraries(packages))
+    no_texts = None
+    if "python" not in links:
+        no_texts = "models that take texts are left out: this Triton has no python backend"
+    if built or no_texts is None:
+        try:
+            backends = backend_folder(
+                cache_folder() / "backends", links, with_tokenizer=no_texts is None
             )
-        _check_system_python()
-        backends = _with_our_backends(backends, linked, [_ONNXRUNTIME, _TOKENIZER])
+        except OSError as error:
+            if built:
+                raise RuntimeUnavailableError(
+                    f"{cache_folder()}: {error.strerror}. Set THRESHER_CACHE to a folder that can "
+                    "be written to"
+                ) from None
+            no_texts = f"models that take texts are left out: {cache_folder()}: {error.strerror}"
     return Runtime(
         kind=kind,
         server=server,
         backend_directory=backends,
-        backend="c++" if own else "python",
+        backend="compiled" if built else "c++",
         cache_directory=caches if caches.is_dir() else None,
-        version=version,
+        version=version_file.read_text().strip() if version_file.is_file() else "unknown",
+        search_paths=search_paths,
+        built=built,
+        no_texts=no_texts,
     )
 
 
-def _check_system_python() -> None:
-    """Make sure that the Python which a foreign server's stub starts can run our backend."""
-    python = shutil.which("python3")
-    command = [python or "python3", "-c", "import numpy, onnxruntime"]
-    if python is None or subprocess.run(command, capture_output=True, check=False).returncode:
+def _built_here(root: Path, *, install: bool, progress: Progress | None) -> tuple[Built, Path]:
+    """Return our backend for a server without NVIDIA's, and the packages with its ONNX Runtime.
+
+    It is that of the Python that runs this.
+    """
+    package = importlib.util.find_spec("onnxruntime")
+    places = [Path(place) for place in (package and package.submodule_search_locations) or ()]
+    libraries = [path for place in places for path in place.glob("capi/libonnxruntime.so.*")]
+    if not libraries:
         raise RuntimeUnavailableError(
-            f"this Triton server has no onnxruntime backend, and the first python3 on PATH "
-            f"({python}) lacks numpy or onnxruntime, which ours needs. "
-            "Run: python3 -m pip install numpy onnxruntime"
+            f"{root}: this Triton server has no onnxruntime backend, and ours needs ONNX Runtime "
+            "in the Python that runs thresher. Run: python -m pip install onnxruntime"
         )
+    parent = cache_folder() / "backends/compiled"
+    candidates = [root / "lib/libtritonserver.so"]
+    candidates += root.parents[1].glob("nvidia_pytriton.libs/libtritonserver*")
+    server_library = next((path for path in candidates if path.is_file()), None)
+    if install:
+        built = ensure_built(parent, libraries[0], server_library, progress=progress)
+    elif (found := find_built(parent, libraries[0])) is None:
+        raise RuntimeUnavailableError(f"{root}: {_unbuilt(None)}. Run: thresher serve")
+    else:
+        built = found
+    return built, places[0].parent
 
 
 def _wheel(folder: Path) -> Runtime:
-    marker = read_marker(folder) or {}
+    built = built_backend(folder)
+    if built is None:
+        raise RuntimeUnavailableError(f"{folder}: {_unbuilt(None)}. Run: thresher runtime install")
     packages = site_packages(folder)
     triton = packages / "pytriton/tritonserver"
-    libraries = [str(packages / "nvidia_pytriton.libs")]
-    if marker.get("libpython"):
-        libraries.append(str(marker["libpython"]))
+    no_texts, libpython = why_no_texts(folder)
+    links = {"onnxruntime": built.folder}
+    if no_texts is None:
+        links["python"] = triton / "backends/python"
+    libraries = [server_libraries(folder), *([libpython] if libpython else [])]
     return Runtime(
         kind="wheel",
         server=triton / "bin/tritonserver",
-        backend_directory=_with_our_backends(
-            triton / "backends", folder / "backends", [_ONNXRUNTIME, _TOKENIZER]
+        backend_directory=backend_folder(
+            folder / "backends", links, with_tokenizer=no_texts is None
         ),
-        backend="python",
+        backend="compiled",
         cache_directory=triton / "caches",
         version=TRITON_VERSION,
         search_paths={
             "PATH": str(folder / "bin"),
-            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            **library_path([*libraries, *cuda_libraries(packages)]),
         },
+        built=built,
+        no_texts=no_texts,
     )
-
-
-def _with_our_backends(backends: Path, parent: Path, ours: Sequence[str]) -> Path:
-    """Return a folder that links each backend of a server and holds copies of ours.
-
-    The folder is named after our backends' content, so another version of this package never
-    changes a file under a server that runs.
-
-    Args:
-        backends: The server's own.
-        parent: Where the folder is made.
-        ours: Which of ours take their place among them.
-    """
-    contents = {name: (_OUR_BACKENDS / name / "model.py").read_bytes() for name in ours}
-    state = hashlib.sha256()
-    for name, content in contents.items():
-        state.update(f"{name}:{len(content)};".encode() + content)
-    folder = parent / state.hexdigest()[:12]
-    if _are_there(folder, contents):
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".new-") as temporary:
-        built = Path(temporary) / "backends"
-        for name, content in contents.items():
-            (built / name).mkdir(parents=True)
-            (built / name / "model.py").write_bytes(content)
-        for backend in backends.iterdir():
-            if backend.is_dir() and backend.name not in contents:
-                (built / backend.name).symlink_to(backend)
-        try:
-            built.rename(folder)
-        except OSError:  # another process was faster, with the same content
-            if not _are_there(folder, contents):
-                raise
-    return folder
-
-
-def _are_there(folder: Path, contents: Mapping[str, bytes]) -> bool:
-    files = {folder / name / "model.py": content for name, content in contents.items()}
-    return all(path.is_file() and path.read_bytes() == content for path, content in files.items())
 
 
 def install_runtime(*, progress: Progress | None = None) -> Runtime:
     """Return the wheel's server, installed now if it is missing or broken.
 
     Raises:
-        RuntimeUnavailableError: If this platform has none, or pip fails.
+        RuntimeUnavailableError: If this platform has none, or pip or the compiler fails.
     """
     return _wheel(ensure_installed(progress=progress))
 
 
 def remove_runtime(*, everything: bool = False) -> list[Path]:
-    """Return the folders removed: the wheel's server for this Python, or every one."""
+    """Return the folders removed: the wheel's server for this Python, or all of the cache."""
     return remove_installed(everything=everything)
 
 
 def runtime_info(tritonserver: Path | None = None) -> dict[str, Any]:
     """Return what `find_runtime` would use, as plain values; it installs nothing.
 
-    The keys: ``kind``, ``server``, ``version``, ``backend``, ``backend_directory``, ``folder``
-    (where the wheel's server is, or would be), ``installed`` (what that holds, or None) and
-    ``problem`` (None, or why there is no server to use).
+    The keys: ``kind``, ``server``, ``version``, ``backend``, ``backend_directory``, ``built``
+    (``compiler``, ``onnxruntime``, ``sources`` and ``folder`` of a backend compiled here, or
+    None), ``no_texts`` (None, or why models that take texts cannot run), ``security`` (what has
+    to be known of the wheel's server, None for another), ``folder`` (where the wheel's server is,
+    or would be), ``installed`` (what that was installed from, or None) and ``problem`` (None, or
+    why there is no server to use).
     """
     info: dict[str, Any] = dict.fromkeys(
-        ("kind", "server", "version", "backend", "backend_directory", "problem")
+        ("kind", "server", "version", "backend", "backend_directory", "built", "no_texts")
     )
     folder = runtime_folder()
     marker = read_marker(folder)
-    info["folder"] = str(folder)
+    info |= {"security": None, "folder": str(folder), "problem": None}
     info["installed"] = {k: v for k, v in marker.items() if k != "files"} if marker else None
     try:
         runtime = find_runtime(tritonserver, install=False)
     except RuntimeUnavailableError as error:
         return {**info, "problem": str(error)}
-    return {
-        **info,
+    info |= {
         "kind": runtime.kind,
         "server": str(runtime.server),
         "version": runtime.version,
         "backend": runtime.backend,
         "backend_directory": str(runtime.backend_directory),
+        "no_texts": runtime.no_texts,
+        "security": SECURITY_NOTE if runtime.kind == "wheel" else None,
     }
+    if runtime.built:
+        info["built"] = {**asdict(runtime.built), "folder": str(runtime.built.folder)}
+    return info

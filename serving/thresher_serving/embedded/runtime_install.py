@@ -1,9 +1,9 @@
 """Installs NVIDIA's Triton server out of a wheel, in a virtual environment of its own.
 
-The wheel ``nvidia-pytriton`` holds NVIDIA's own ``tritonserver`` binary and its ``python`` backend.
-Its Python interface wants an old NumPy, so the server never shares the project's environment: it
-lives in the user's cache folder, together with the NumPy, ONNX Runtime and tokenizers that our
-backends use.
+The wheel ``nvidia-pytriton`` holds NVIDIA's own ``tritonserver`` binary. The server lives in the
+user's cache folder and never shares the project's environment: models that take texts run in its
+Python backend, which wants an old NumPy. The ``onnxruntime`` backend is compiled into the same
+folder, against the ONNX Runtime that is installed there.
 """
 
 from __future__ import annotations
@@ -21,26 +21,40 @@ from typing import Any
 
 from thresher.errors import RuntimeUnavailableError
 from thresher.terminal import console, printable
+from thresher_serving.embedded.runtime_build import (
+    Built,
+    build_backend,
+    check_onnxruntime,
+    find_built,
+)
 from thresher_serving.embedded.runtime_platform import (
     ELSEWHERE,
-    NUMPY_VERSION,
     ONNXRUNTIME_VERSION,
     PYTRITON_VERSION,
-    TOKENIZERS_VERSION,
     TRITON_VERSION,
     check_platform,
-    find_libpython,
     onnxruntime_package,
+    server_libraries,
+    site_packages,
+    takes_texts,
+)
+from thresher_serving.embedded.runtime_texts import STUB
+from thresher_serving.embedded.runtime_wheels import (
+    install_wheels,
+    last_lines,
+    list_digest,
+    server_list,
 )
 
 __all__ = [
     "Progress",
+    "built_backend",
     "cache_folder",
+    "ensure_built",
     "ensure_installed",
     "read_marker",
     "remove_installed",
     "runtime_folder",
-    "site_packages",
     "what_is_broken",
 ]
 
@@ -59,15 +73,15 @@ def cache_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """Return where the server for this Python and this machine is, or would be, installed."""
+    """Return where the server for this Python and this machine is, or would be, installed.
+
+    Its name ends with the digest of the list of wheels, so a release that installs others leaves
+    the server alone that an earlier one installed, and that may run.
+    """
     python = f"py{sys.version_info.major}.{sys.version_info.minor}"
     ort = f"{onnxruntime_package()}-{ONNXRUNTIME_VERSION}"
-    return cache_folder() / "runtime" / f"pytriton-{PYTRITON_VERSION}-{python}-{ort}"
-
-
-def site_packages(folder: Path) -> Path:
-    """Return the packages of the environment in a runtime's folder."""
-    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    name = f"triton-{TRITON_VERSION}-{python}-{ort}-{list_digest(server_list())}"
+    return cache_folder() / "runtime" / name
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
@@ -82,190 +96,133 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 def what_is_broken(folder: Path) -> str | None:
     """Return why the runtime in a folder cannot be used, or None if it can.
 
-    It looks for the marker, for each file's size as it was installed, and runs the environment's
-    Python and the backend's stub once (about 0.2 s).
+    It looks for the marker, for each file's size as it was installed, and opens ONNX Runtime with
+    the environment's Python. Whether the backend is compiled is `built_backend`'s question.
     """
     marker = read_marker(folder)
     if marker is None:
-        return "its installation was not finished"
-    for name, version in _versions().items():
-        if marker.get(name) != version:
-            return f"it was installed with {name} {marker.get(name)}, expected {version}"
+        return "its installation was not finished" if folder.exists() else "nothing is there"
     for name, size in marker.get("files", {}).items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, was installed with {size}"
-    return _self_check(folder, marker.get("libpython"))
+    return check_onnxruntime(_onnxruntime(folder), folder / "bin/python3")
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "triton": TRITON_VERSION,
-        "pytriton": PYTRITON_VERSION,
-        "onnxruntime": ONNXRUNTIME_VERSION,
-        "numpy": NUMPY_VERSION,
-    }
+def _onnxruntime(folder: Path) -> Path:
+    return site_packages(folder) / f"onnxruntime/capi/libonnxruntime.so.{ONNXRUNTIME_VERSION}"
 
 
-def _self_check(folder: Path, libpython: str | None) -> str | None:
-    packages = site_packages(folder)
-    libraries = [str(packages / "nvidia_pytriton.libs"), *([libpython] if libpython else [])]
-    environment = {
-        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
-        "LD_LIBRARY_PATH": ":".join(libraries),
-    }
-    stub = packages / "pytriton/tritonserver/backends/python/triton_python_backend_stub"
-    imports = [str(folder / "bin/python3"), "-c", "import numpy, onnxruntime"]
-    # started bare, the stub says which arguments it misses; 127 is the loader's "no such library"
-    for command, good in (([str(stub)], (1,)), (imports, (0,))):
-        try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=120, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"{Path(command[0]).name} does not run: {error}"
-        if done.returncode not in good:
-            return f"{Path(command[0]).name} does not run: {_last_lines(done.stderr, 3)}"
-    return None
-
-
-def _last_lines(text: str, count: int) -> str:
-    return "\n".join(text.strip().splitlines()[-count:])
+def built_backend(folder: Path) -> Built | None:
+    """Return the backend that was compiled for the server in a folder, or None."""
+    return find_built(folder / "compiled", _onnxruntime(folder))
 
 
 def ensure_installed(*, progress: Progress | None = None) -> Path:
     """Return the folder of a working runtime, installed now if there is none.
 
     Two processes may call this at once: the second waits and uses what the first one made. A
-    half-made or broken runtime is removed and made anew.
+    half-made or broken runtime is removed and made again. The backend is compiled where that has
+    not been done of today's sources.
 
     Args:
         progress: Takes a line for each step; by default they go to standard error.
 
     Raises:
-        RuntimeUnavailableError: If this platform has no server, or pip fails; the message ends
-            with pip's last lines.
+        RuntimeUnavailableError: If this platform has no server, or pip or the compiler fails; the
+            message ends with its last lines.
     """
-    from filelock import FileLock, Timeout
-
     check_platform()
     folder = runtime_folder()
-    is_whole = what_is_broken(folder) is None
-    if is_whole and _has_tokenizers(folder):
+    if what_is_broken(folder) is None and built_backend(folder):
         return folder
-    libpython = None if is_whole else find_libpython()
-    with _reporter(progress) as say:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RuntimeUnavailableError(
-                f"{folder.parent}: cannot be made: {error.strerror}. Set THRESHER_CACHE to a "
-                "folder that can be written to"
-            ) from None
-        lock = FileLock(f"{folder}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say("waiting for another process that is installing the Triton server")
-            lock.acquire()
-        try:
-            broken = what_is_broken(folder)
-            if broken is None:
-                if not _has_tokenizers(folder):
-                    _add_tokenizers(folder, say)
-                return folder
+    with _reporter(progress) as say, _locked(folder, say):
+        broken = what_is_broken(folder)
+        if broken is not None:
             if folder.exists():
                 say(f"removing the Triton server in {folder}: {broken}")
                 shutil.rmtree(folder)
-            _install(folder, libpython, say)
-        finally:
-            lock.release()
+            _install(folder, say)
+        build_backend(
+            folder / "compiled",
+            _onnxruntime(folder),
+            server_library=next(server_libraries(folder).glob("libtritonserver*"), None),
+            python=folder / "bin/python3",
+            say=say,
+        )
+        if broken is not None:
+            say("the Triton server is installed")
     return folder
 
 
-def _install(folder: Path, libpython: Path | None, say: Progress) -> None:
+def ensure_built(
+    parent: Path, library: Path, server_library: Path | None, *, progress: Progress | None
+) -> Built:
+    """Return a backend for a server that was not installed here, compiled now if there is none."""
+    if built := find_built(parent, library):
+        return built
+    python = Path(sys.executable)
+    if problem := check_onnxruntime(library, python):
+        raise RuntimeUnavailableError(problem)
+    with _reporter(progress) as say, _locked(parent, say):
+        return build_backend(parent, library, server_library=server_library, python=python, say=say)
+
+
+def _install(folder: Path, say: Progress) -> None:
     """Build in the final place (virtual environments do not move); the marker is written last."""
     package = onnxruntime_package()
-    extras = "[cuda,cudnn]" if package == "onnxruntime-gpu" else ""
-    pip = _pip(folder)
     say(f"installing Triton {TRITON_VERSION} in {folder} (once, about 0.3 GB)")
-    _run([sys.executable, "-m", "venv", str(folder)], "python -m venv", "apt install python3-venv")
-    network = f"Check the network and pip's index. {ELSEWHERE}"
-    say(f"fetching {package} {ONNXRUNTIME_VERSION} and NumPy {NUMPY_VERSION}")
-    wanted = [f"numpy=={NUMPY_VERSION}", f"{package}{extras}=={ONNXRUNTIME_VERSION}"]
-    _run([*pip, *wanted], "pip install", network)
-    say(f"fetching nvidia-pytriton {PYTRITON_VERSION} and tokenizers {TOKENIZERS_VERSION}")
-    # without what the two need for their own Python interfaces
-    alone = [f"nvidia-pytriton=={PYTRITON_VERSION}", f"tokenizers=={TOKENIZERS_VERSION}"]
-    _run([*pip, "--no-deps", *alone], "pip install", network)
+    _make_environment(folder)
+    say(f"fetching nvidia-pytriton {PYTRITON_VERSION} and {package} {ONNXRUNTIME_VERSION}")
+    try:
+        install_wheels(folder / "bin/python3", server_list())
+    except RuntimeUnavailableError as error:
+        raise RuntimeUnavailableError(
+            f"{error}\nCheck the network and pip's index. {ELSEWHERE}"
+        ) from None
     server = site_packages(folder) / "pytriton/tritonserver"
-    stubs = server / f"python_backend_stubs/{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "backends/python/triton_python_backend_stub"
-    shutil.copy2(stubs / stub.name, stub)
-    files = [stub, server / "bin/tritonserver", server / "backends/python/libtriton_python.so"]
-    files += sorted((site_packages(folder) / "nvidia_pytriton.libs").glob("libtritonserver*"))
-    if problem := _self_check(folder, str(libpython) if libpython else None):
+    files = [server / "bin/tritonserver", _onnxruntime(folder)]
+    files += sorted(server_libraries(folder).glob("libtritonserver*"))
+    if takes_texts():
+        stubs = server / f"python_backend_stubs/{sys.version_info.major}.{sys.version_info.minor}"
+        backend = server / "backends/python"
+        shutil.copy2(stubs / STUB, backend / STUB)
+        files += [backend / STUB, backend / "libtriton_python.so"]
+    if problem := check_onnxruntime(_onnxruntime(folder), folder / "bin/python3"):
         raise RuntimeUnavailableError(f"the Triton server in {folder} does not work: {problem}")
     marker = {
-        **_versions(),
-        "tokenizers": TOKENIZERS_VERSION,
-        "onnxruntime_package": package,
+        "triton": TRITON_VERSION,
+        "wheels": server_list(),
         "python": platform.python_version(),
-        "libpython": str(libpython) if libpython else None,
         "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
     }
-    _write_marker(folder, marker)
-    say("the Triton server is installed")
-
-
-def _pip(folder: Path) -> list[str]:
-    pip = [str(folder / "bin/python3"), "-m", "pip", "install", "--quiet", "--no-input"]
-    return [*pip, "--disable-pip-version-check"]
-
-
-def _write_marker(folder: Path, marker: dict[str, Any]) -> None:
     temporary = folder / f"{_MARKER}.tmp"
     temporary.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / _MARKER)
 
 
-def _has_tokenizers(folder: Path) -> bool:
-    return (read_marker(folder) or {}).get("tokenizers") == TOKENIZERS_VERSION
-
-
-def _add_tokenizers(folder: Path, say: Progress) -> None:
-    """Bring a server up to date that an earlier release installed; it may run meanwhile.
-
-    Where that fails, it serves all but models that take texts.
-    """
-    say(f"fetching tokenizers {TOKENIZERS_VERSION} for the Triton server in {folder}")
-    wanted = f"tokenizers=={TOKENIZERS_VERSION}"
-    try:
-        _run([*_pip(folder), "--no-deps", wanted], "pip install", "Models that take texts need it.")
-    except RuntimeUnavailableError as error:
-        say(f"WARNING: {error}")
-        return
-    _write_marker(folder, {**(read_marker(folder) or {}), "tokenizers": TOKENIZERS_VERSION})
-
-
-def _run(command: list[str], what: str, hint: str) -> None:
+def _make_environment(folder: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONHOME", "PYTHONPATH"}}
+    command = [sys.executable, "-m", "venv", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = _last_lines(done.stderr or done.stdout, 8)
-        raise RuntimeUnavailableError(f"{what} failed:\n{lines}\n{hint}")
+        lines = last_lines(done.stderr or done.stdout, 8)
+        raise RuntimeUnavailableError(f"python -m venv failed:\n{lines}\napt install python3-venv")
 
 
 def remove_installed(*, everything: bool = False) -> list[Path]:
-    """Return the folders that were removed: this Python's server, or every one in the cache."""
+    """Return the folders that were removed: this Python's server, or all that the cache holds."""
     from filelock import FileLock
 
     current = runtime_folder()
     folders = [current]
-    if everything and current.parent.is_dir():
-        folders = sorted(path for path in current.parent.iterdir() if path.is_dir())
+    if everything:
+        # backends: what was compiled for servers that were not installed here
+        places = (current.parent, cache_folder() / "backends")
+        found = (path for place in places if place.is_dir() for path in place.iterdir())
+        folders = sorted(path for path in found if path.is_dir())
     removed = []
     for folder in folders:
         if folder.exists():
@@ -273,6 +230,30 @@ def remove_installed(*, everything: bool = False) -> list[Path]:
                 shutil.rmtree(folder)
             removed.append(folder)
     return removed
+
+
+@contextmanager
+def _locked(folder: Path, say: Progress) -> Iterator[None]:
+    """Keep other processes from making the same folder meanwhile."""
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeUnavailableError(
+            f"{folder.parent}: cannot be made: {error.strerror}. Set THRESHER_CACHE to a "
+            "folder that can be written to"
+        ) from None
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("waiting for another process that is installing the Triton server")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What Triton server a machine can have: its parts and their versions, and what they need.
 
-The wheel ``nvidia-pytriton`` holds the server; the Python that runs this installs it, and runs its
-Python backend.
+The wheel ``nvidia-pytriton`` holds the server; the Python that runs this installs it, and runs the
+backend of models that take texts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import ctypes
 import os
 import platform
 import sys
-import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
 
 from thresher.errors import RuntimeUnavailableError
@@ -20,12 +18,17 @@ __all__ = [
     "ELSEWHERE",
     "NUMPY_VERSION",
     "ONNXRUNTIME_VERSION",
+    "PYTHONS",
     "PYTRITON_VERSION",
+    "SECURITY_NOTE",
     "TOKENIZERS_VERSION",
     "TRITON_VERSION",
+    "ZIG_VERSION",
     "check_platform",
-    "find_libpython",
     "onnxruntime_package",
+    "server_libraries",
+    "site_packages",
+    "takes_texts",
 ]
 
 PYTRITON_VERSION = "0.7.0"
@@ -37,17 +40,25 @@ TRITON_VERSION = "2.51.0"
 ONNXRUNTIME_VERSION = "1.31.1"
 """The ONNX Runtime that the project is tested with."""
 
-NUMPY_VERSION = "1.26.4" if sys.version_info < (3, 13) else "2.4.6"
-"""The NumPy that the backend is tested with.
-
-The wheel's stub was built for NumPy 1. Python 3.13 has no NumPy 1: there our backend takes tensors
-in and out through DLPack, which knows no strings.
-"""
+NUMPY_VERSION = "1.26.4"
+"""The NumPy of models that take texts: the wheel's Python stub was built for NumPy 1."""
 
 TOKENIZERS_VERSION = "0.23.3"
 """The tokenizers for models that take texts, tested to give the tokens of the project's own."""
 
-_PYTHONS = ((3, 11), (3, 12), (3, 13))
+ZIG_VERSION = "0.17.1"
+"""The C compiler that is fetched where the machine has none (package ``ziglang``)."""
+
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+"""The versions of Python that have a list of wheels."""
+
+SECURITY_NOTE = (
+    f"Triton {TRITON_VERSION} is older than the fixes of 2026 (CVE-2026-24206 to "
+    "CVE-2026-24209, in release 26.04): it is for this machine alone, on the loopback address. "
+    "For a network, deploy NVIDIA's container (docs/deployment.md)"
+)
+"""What has to be known of the server in the wheel."""
+
 _OLDEST_GLIBC = (2, 35)
 
 ELSEWHERE = (
@@ -55,6 +66,15 @@ ELSEWHERE = (
     "server of your own with --tritonserver PATH"
 )
 """What to do where no server can be installed."""
+
+
+def takes_texts(python: tuple[int, int] | None = None) -> bool:
+    """Return whether NumPy 1, which models that take texts need, exists for a version of Python.
+
+    Args:
+        python: Major and minor version, by default of the running Python.
+    """
+    return (sys.version_info[:2] if python is None else python) < (3, 13)
 
 
 def onnxruntime_package() -> str:
@@ -103,10 +123,10 @@ def check_platform(
             f"no Triton server can be installed here: the C library is {libc or 'not glibc'}, "
             f"expected glibc 2.35 or newer (Ubuntu 22.04, Debian 12). {ELSEWHERE}"
         )
-    if python not in _PYTHONS:
+    if python not in PYTHONS:
         raise RuntimeUnavailableError(
             f"no Triton server can be installed under Python {python[0]}.{python[1]}: "
-            f"its Python backend is used with 3.11, 3.12 and 3.13. {ELSEWHERE}"
+            f"expected 3.11, 3.12 or 3.13. {ELSEWHERE}"
         )
 
 
@@ -117,41 +137,11 @@ def _libc() -> str:
         return ""
 
 
-def find_libpython(folders: Sequence[Path] | None = None) -> Path | None:
-    """Return the folder of the shared libpython, or None where the system loader finds it.
-
-    Python 3.13 needs none: the wheel bundles the one that its stub links.
-
-    Args:
-        folders: Where to look; by default where the running Python says its library is.
-
-    Raises:
-        RuntimeUnavailableError: If this Python was built without a shared library; the message
-            says which package or build option brings it.
-    """
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if version == "3.13":
-        return None
-    library = f"libpython{version}.so.1.0"
-    for folder in _libpython_folders() if folders is None else folders:
-        if (folder / library).exists():
-            return folder
-    if folders is None:
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            pass
-        else:
-            return None
-    raise RuntimeUnavailableError(
-        f"{library} not found: Triton's Python backend needs Python as a shared library. "
-        f"Debian or Ubuntu: apt install libpython{version}; pyenv: "
-        f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force {platform.python_version()}"
-    )
+def site_packages(folder: Path) -> Path:
+    """Return the packages of the environment in a runtime's folder."""
+    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 
 
-def _libpython_folders() -> list[Path]:
-    libdir = Path(str(sysconfig.get_config_var("LIBDIR") or "/usr/lib"))
-    multiarch = str(sysconfig.get_config_var("MULTIARCH") or "")
-    base = Path(sys.base_prefix)
-    return [libdir, libdir / multiarch, base / "lib", base / "lib64"]
+def server_libraries(folder: Path) -> Path:
+    """Return the folder of the shared libraries that the wheel's server is linked with."""
+    return site_packages(folder) / "nvidia_pytriton.libs"
