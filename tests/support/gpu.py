@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import time
 
-from thresher_serving.embedded.runtime_install import runtime_folder, site_packages
+from thresher_serving.embedded.runtime_install import runtime_folder
+from thresher_serving.embedded.runtime_platform import site_packages
 
 OLDEST_DRIVER = 13000
 """CUDA 13.0, for which ONNX Runtime's GPU package is built."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from thresher.errors import RuntimeUnavailableError
+from thresher.config_pbtxt import CONFIG_FILE, read_config
+from thresher.errors import PublishError, RuntimeUnavailableError
 from thresher_serving.embedded.runtime_backends import (
     backend_folder,
     cuda_libraries,
@@ -82,6 +83,21 @@ class Runtime:
         """Whether models that take texts (``NAME.text``) can run here."""
         return self.no_texts is None
 
+    def left_out(self, repository: Path, names: Sequence[str]) -> dict[str, str]:
+        """Return the models that this server cannot run, each with a sentence that says why.
+
+        Args:
+            repository: The model repository.
+            names: The models that are to be served.
+        """
+        if self.no_texts is None:
+            return {}
+        return {
+            name: f"{name}: {self.no_texts}"
+            for name in names
+            if _takes_texts(repository / name / CONFIG_FILE)
+        }
+
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment to start the server in.
 
@@ -97,6 +113,13 @@ class Runtime:
                 environment.pop(name, None)
             environment["PYTHONNOUSERSITE"] = "1"
         return environment
+
+
+def _takes_texts(path: Path) -> bool:
+    try:
+        return bool(read_config(path).backend == "tokenizer")
+    except (OSError, PublishError):
+        return False  # Triton says what is wrong with it
 
 
 def find_runtime(

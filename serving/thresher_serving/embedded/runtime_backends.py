@@ -14,8 +14,8 @@ _TOKENIZER = Path(__file__).parents[1] / "backends/tokenizer/model.py"
 
 
 def cuda_libraries(packages: Path) -> list[Path]:
-    """Return the folders of CUDA's libraries that NVIDIA's wheels bring; none without a GPU."""
-    return sorted(packages.glob("nvidia/*/lib"))
+    """Return the folders of CUDA's and TensorRT's libraries that NVIDIA's wheels brought."""
+    return [*sorted(packages.glob("nvidia/*/lib")), *packages.glob("tensorrt_libs")]
 
 
 def library_path(folders: Sequence[Path]) -> dict[str, str]:

@@ -50,12 +50,17 @@ import ctypes, sys
 class Base(ctypes.Structure):
     _fields_ = [("api", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)),
                 ("version", ctypes.CFUNCTYPE(ctypes.c_char_p))]
-library = ctypes.CDLL(sys.argv[1])
-library.OrtGetApiBase.restype = ctypes.POINTER(Base)
+try:
+    library = ctypes.CDLL(sys.argv[1])
+    library.OrtGetApiBase.restype = ctypes.POINTER(Base)
+except (OSError, AttributeError) as error:
+    sys.exit(str(error))
 base = library.OrtGetApiBase().contents
-sys.exit(f"{sys.argv[1]} is ONNX Runtime {base.version().decode()}, expected {sys.argv[2]}"
-         if base.version().decode() != sys.argv[2] else None if base.api(20) else
-         f"ONNX Runtime {sys.argv[2]} is too old, expected 1.20 or newer")
+version = base.version().decode()
+if version != sys.argv[2]:
+    sys.exit(f"{sys.argv[1]} is ONNX Runtime {version}, expected {sys.argv[2]}")
+if not base.api(20):
+    sys.exit(f"ONNX Runtime {version} is too old, expected 1.20 or newer")
 """
 _CHECK_BACKEND = """
 import ctypes, os, sys
@@ -281,7 +286,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str | None:
             timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{Path(command[0]).name}: {error}"
+        return f"{Path(command[0]).name} does not run: {error}"
     if done.returncode == 0:
         return None
     lines = last_lines(done.stderr or done.stdout, 12)

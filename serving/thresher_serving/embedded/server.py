@@ -87,6 +87,8 @@ def start_server(
     checked_timeout(timeout_s)
     checked_timeout(hung_s, "hung_s")
     wanted = _wanted_models(repository, models)
+    left_out = runtime.left_out(repository, wanted)
+    wanted = [name for name in wanted if name not in left_out]
     if state_dir is not None and (other := running_server(state_dir)):
         raise ServerError(
             f"a Triton server runs already: process {other.pid}, gRPC at {other.grpc_url}, "
@@ -136,7 +138,7 @@ def start_server(
                 + "\n".join(problems)
                 + f"\nIts log: {server.log_file}"
             )
-        server = replace(server, problems=tuple(problems))
+        server = replace(server, problems=(*left_out.values(), *problems))
         if watch:
             with process.interrupts_deferred():
                 server = replace(server, watcher=start_watcher(server))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from integration.serving.conftest import FLOAT, PAIR, Publish, config, identity
+from thresher.cli import main
 from thresher.errors import RuntimeUnavailableError
 from thresher_serving import (
     Runtime,
@@ -17,8 +20,18 @@ from thresher_serving import (
     install_runtime,
     remove_runtime,
     runtime_info,
+    start_server,
 )
+from thresher_serving.embedded import runtime_build, runtime_texts
+from thresher_serving.embedded.runtime_build import SOURCES, build_backend
 from thresher_serving.embedded.runtime_install import runtime_folder, what_is_broken
+from thresher_serving.embedded.runtime_platform import (
+    ONNXRUNTIME_VERSION,
+    ZIG_VERSION,
+    site_packages,
+    takes_texts,
+)
+from thresher_serving.embedded.runtime_texts import STUB, why_no_texts
 
 
 @pytest.fixture
@@ -34,6 +47,7 @@ def test_the_server_is_installed_once_by_two_at_once_mended_and_removed(own_cach
     (folder / "bin").mkdir(parents=True)
     (folder / "bin/half-made").touch()
     assert what_is_broken(folder) == "its installation was not finished"
+    assert what_is_broken(folder.parent / "none") == "nothing is there"
     with pytest.raises(RuntimeUnavailableError, match="its installation was not finished"):
         find_runtime(install=False)
 
@@ -49,17 +63,25 @@ def test_the_server_is_installed_once_by_two_at_once_mended_and_removed(own_cach
     errors = "".join(err for _, err in outputs)
     assert errors.count("installing Triton 2.51.0") == 1
     assert errors.count("waiting for another process") == 1
+    assert errors.count("compiling the onnxruntime backend with") == 1
     assert f"removing the Triton server in {folder}" in errors
     assert not (folder / "bin/half-made").exists()
 
     found = find_runtime(install=False)
     assert outputs[0][0] == outputs[1][0] == f"{found.server}\n"
     info = runtime_info()
-    assert (info["kind"], info["backend"], info["version"]) == ("wheel", "python", "2.51.0")
-    assert info["installed"]["pytriton"] == "0.7.0"
+    assert (info["kind"], info["backend"], info["version"]) == ("wheel", "compiled", "2.51.0")
+    assert info["built"]["onnxruntime"] == ONNXRUNTIME_VERSION
+    assert info["built"]["compiler"] in errors
+    assert "CVE-2026-24206" in info["security"]
     assert info["problem"] is None
+    shown = CliRunner().invoke(main, ["runtime", "info"]).output
+    assert f"compiled with {info['built']['compiler']}" in shown
+    assert info["built"]["sources"] in shown
+    assert all(len(line) <= 80 or "/" in line for line in shown.splitlines())
 
-    _check_tokenizers_are_added_later(folder)
+    _check_changed_sources_leave_the_old_backend_alone(found, folder)
+    _check_other_libraries_are_named(folder)
     size = found.server.stat().st_size
     os.truncate(found.server, 100)
     assert what_is_broken(folder) == (
@@ -76,23 +98,102 @@ def test_the_server_is_installed_once_by_two_at_once_mended_and_removed(own_cach
     assert "no Triton server is installed" in info["problem"]
 
 
-def _check_tokenizers_are_added_later(folder: Path) -> None:
-    """Check that a server of an earlier release gets them, and serves all else where it cannot."""
-    python = str(folder / "bin/python3")
-    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "tokenizers"], check=True)
-    marker = json.loads((folder / "runtime.json").read_text())
-    del marker["tokenizers"]
-    (folder / "runtime.json").write_text(json.dumps(marker))
+def _check_changed_sources_leave_the_old_backend_alone(found: Runtime, folder: Path) -> None:
+    """Check it with the real sources and the libraries that were installed."""
+    with pytest.MonkeyPatch.context() as changed:
+        sources = folder / "changed"
+        shutil.copytree(SOURCES, sources)
+        header = next(sources.glob("*.h"))
+        header.write_text(header.read_text() + "/* another release */\n")
+        changed.setattr(runtime_build, "SOURCES", sources)
+        with pytest.raises(RuntimeUnavailableError, match="not compiled, or of another release"):
+            find_runtime(install=False)
+        lines: list[str] = []
+        other = find_runtime(progress=lines.append)
+    assert [line.split(" with ")[0] for line in lines] == ["compiling the onnxruntime backend"]
+    assert other.backend_directory != found.backend_directory
+    assert find_runtime(progress=lines.append) == found
+    assert len(lines) == 1
+
+
+def _check_other_libraries_are_named(folder: Path) -> None:
+    [library] = site_packages(folder).glob("onnxruntime/capi/libonnxruntime.so.*")
+    moved = library.rename(library.with_name("moved"))
+    assert what_is_broken(folder) == f"{library.relative_to(folder)} is missing"
+    stub = site_packages(folder) / "pytriton/tritonserver/backends/python" / STUB
+    library.symlink_to(next(site_packages(folder).glob("nvidia_pytriton.libs/libcrypto*")))
+    assert "bytes, was installed with" in str(what_is_broken(folder))
+    library.unlink()
+    moved.rename(library)
+    assert what_is_broken(folder) is None
+    if takes_texts():
+        stub.rename(stub.with_name("moved"))
+        reason, _ = why_no_texts(folder)
+        assert "models that take texts are left out" in str(reason)
+        stub.with_name("moved").rename(stub)
+        assert why_no_texts(folder)[0] is None
+
+
+@pytest.mark.skipif(not takes_texts(), reason="Python 3.13 has no NAME.text")
+def test_without_a_shared_libpython_all_other_models_are_served(
+    runtime: Runtime, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runtime.kind != "wheel":
+        pytest.skip("needs the wheel's server")
+    assert runtime.serves_texts
+
+    def refuse(_: Path | None) -> None:
+        raise RuntimeUnavailableError("libpython3 not found")
+
+    monkeypatch.setattr(runtime_texts, "find_libpython", refuse)
+    found = find_runtime(install=False)
+    assert found.no_texts == "models that take texts are left out: libpython3 not found"
+    assert {path.name for path in found.backend_directory.iterdir()} == {"onnxruntime"}
+    text = config(PAIR).replace("onnxruntime", "tokenizer")
+    publish("pair", identity(FLOAT), config(PAIR), root=tmp_path)
+    publish("pair.text", b"", text, file="tokens.json", root=tmp_path)
+    server = start_server(
+        tmp_path, runtime=found, grpc_port=0, http_port=0, metrics_port=0, state_dir=None,
+        log_file=tmp_path / "log",
+    )  # fmt: skip
+    try:
+        assert server.problems == (f"pair.text: {found.no_texts}",)
+        assert [model.name for model in server.models if model.is_ready] == ["pair"]
+    finally:
+        server.stop(timeout_s=0.1)
+
+
+def test_without_a_compiler_one_is_fetched_and_removed_again(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runtime.built is None:
+        pytest.skip("this machine has a server with a backend of its own")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    library = (runtime.built.folder / "libonnxruntime.so").resolve()
+    libraries = site_packages(runtime_folder()) / "nvidia_pytriton.libs"
     lines: list[str] = []
-    with pytest.MonkeyPatch.context() as offline:
-        offline.setenv("PIP_NO_INDEX", "1")
-        offline.setenv("PIP_CONFIG_FILE", os.devnull)
-        assert find_runtime(progress=lines.append).version == "2.51.0"
-    assert "WARNING: pip install failed" in lines[-1]
-    assert "Models that take texts need it" in lines[-1]
-    find_runtime(progress=lines.append)
-    assert "tokenizers" in json.loads((folder / "runtime.json").read_text())
-    subprocess.run([python, "-c", "import tokenizers"], check=True)
+    built = build_backend(
+        tmp_path / "compiled", library, server_library=next(libraries.glob("libtritonserver*")),
+        python=runtime_folder() / "bin/python3", say=lines.append,
+    )  # fmt: skip
+    assert built.compiler == f"zig {ZIG_VERSION}"
+    assert lines[0].startswith("no `cc` on PATH: fetching zig")
+    assert list((tmp_path / "compiled").iterdir()) == [built.folder]
+    num_bytes = sum(path.stat().st_size for path in built.folder.iterdir() if not path.is_symlink())
+    assert num_bytes < 2_000_000
+    # the oldest C library that the server runs with is the newest that it asks for
+    told = subprocess.run(
+        ["/usr/bin/env", "-i", sys.executable, "-c", SYMBOL_VERSIONS, str(built.folder)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert max(map(int, told.stdout.split()), default=0) <= 35
+
+
+SYMBOL_VERSIONS = """
+import pathlib, re, sys
+data = pathlib.Path(sys.argv[1], "libtriton_onnxruntime.so").read_bytes()
+print(*{int(m) for m in re.findall(rb"GLIBC_2\\.(\\d+)", data)})
+"""
 
 
 def test_what_pip_says_is_in_the_error_and_nothing_counts_as_installed(
@@ -102,7 +203,9 @@ def test_what_pip_says_is_in_the_error_and_nothing_counts_as_installed(
     monkeypatch.setenv("PIP_FIND_LINKS", str(own_cache))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     lines: list[str] = []
-    with pytest.raises(RuntimeUnavailableError, match=r"(?s)pip install failed.*No matching distr"):
+    with pytest.raises(
+        RuntimeUnavailableError, match=r"(?s)pip install failed.*No matching distr.*container"
+    ):
         install_runtime(progress=lines.append)
     assert lines[0].startswith("installing Triton")
     assert what_is_broken(runtime_folder()) == "its installation was not finished"
@@ -120,9 +223,13 @@ def test_a_cache_that_cannot_be_made_is_named(
 def test_the_wheels_server_is_used_with_our_backend(runtime: Runtime) -> None:
     if runtime.kind != "wheel":
         pytest.skip(f"this machine has a server of its own: {runtime.server}")
-    ours = runtime.backend_directory / "onnxruntime/model.py"
-    assert "A Triton backend named ``onnxruntime``" in ours.read_text()
-    assert (runtime.backend_directory / "python/libtriton_python.so").is_file()
+    names = {path.name for path in runtime.backend_directory.iterdir()}
+    assert names == {"onnxruntime"} | ({"python", "tokenizer"} if takes_texts() else set())
+    ours = runtime.backend_directory / "onnxruntime"
+    assert (ours / "libtriton_onnxruntime.so").is_file()
+    opened = (ours / "libonnxruntime.so").resolve()
+    assert opened.is_relative_to(site_packages(runtime_folder()))
+    assert opened.name == f"libonnxruntime.so.{ONNXRUNTIME_VERSION}"
     environment = runtime.environment({"PATH": "/usr/bin", "PYTHONPATH": "/elsewhere"})
     assert environment["PATH"] == f"{runtime.search_paths['PATH']}:/usr/bin"
     assert "PYTHONPATH" not in environment
@@ -130,13 +237,12 @@ def test_the_wheels_server_is_used_with_our_backend(runtime: Runtime) -> None:
 
 
 def test_a_given_server_that_has_only_the_python_backend_gets_ours(
-    runtime: Runtime, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, own_cache: Path
 ) -> None:
     if runtime.kind != "wheel":
         pytest.skip("needs the wheel's server")
-    monkeypatch.setenv("PATH", f"{runtime.search_paths['PATH']}:/usr/bin:/bin")
     given = find_runtime(runtime.server)
-    assert (given.kind, given.backend, given.server) == ("given", "python", runtime.server)
+    assert (given.kind, given.backend, given.server) == ("given", "compiled", runtime.server)
     assert given.backend_directory.is_relative_to(own_cache)
-    assert (given.backend_directory / "onnxruntime/model.py").is_file()
+    assert (given.backend_directory / "onnxruntime/libtriton_onnxruntime.so").is_file()
     assert (given.backend_directory / "python/libtriton_python.so").is_file()

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import thresher_serving
-from thresher_serving.embedded.runtime_install import runtime_folder, site_packages
+from thresher_serving.embedded.runtime_install import runtime_folder
+from thresher_serving.embedded.runtime_platform import site_packages
 
 PACKAGE = Path(thresher_serving.__file__).parent
 ROWS = np.float32([[1, 2], [3, 4], [5, 6]])

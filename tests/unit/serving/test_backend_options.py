@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 
 import thresher_serving
-from thresher_serving.embedded.runtime_install import runtime_folder, site_packages
+from thresher_serving.embedded.runtime_install import runtime_folder
+from thresher_serving.embedded.runtime_platform import site_packages
 
 LEVEL = onnxruntime.GraphOptimizationLevel
 PACKAGE = Path(thresher_serving.__file__).parent

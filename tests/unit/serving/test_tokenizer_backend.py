@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import thresher_serving
-from thresher_serving.embedded.runtime_install import runtime_folder, site_packages
+from thresher_serving.embedded.runtime_install import runtime_folder
+from thresher_serving.embedded.runtime_platform import site_packages
 
 PACKAGE = Path(thresher_serving.__file__).parent
 ARGUMENTS = {"model_name": "emotions.text", "model_version": "3"}
