@@ -1,0 +1,253 @@
+/* Compares a model's configuration with the inputs and outputs of its ONNX file, and completes it
+ * from them. */
+#include "backend.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_MAX_BATCH_SIZE = 4 }; /* what NVIDIA's backend completes to */
+
+/* A text that grows; what does not fit into `size` bytes is cut. */
+typedef struct {
+    char *text;
+    size_t length, size;
+} Text;
+
+static void add(Text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add(Text *t, const char *format, ...) {
+    va_list arguments;
+    for (int tries = 0; tries < 2; tries++) {
+        va_start(arguments, format);
+        int more = vsnprintf(t->text + t->length, t->size - t->length, format, arguments);
+        va_end(arguments);
+        if (more < 0) return;
+        if ((size_t)more < t->size - t->length) {
+            t->length += (size_t)more;
+            return;
+        }
+        t->size = 2 * (t->size + (size_t)more) + 1;
+        t->text = realloc(t->text, t->size);
+        if (!t->text) abort();
+    }
+}
+
+static void add_string(Text *t, const char *string) {
+    add(t, "\"");
+    for (; *string; string++) {
+        unsigned char c = (unsigned char)*string;
+        if (c == '"' || c == '\\' || c < 0x20) add(t, "\\u%04x", c);
+        else add(t, "%c", c);
+    }
+    add(t, "\"");
+}
+
+static Text text_new(void) {
+    return (Text){.text = allocate(256, 1), .length = 0, .size = 256};
+}
+
+/* Returns an error that begins with the model's name and owns no text of the caller's. */
+static TRITONSERVER_Error *refuse(const Model *model, Text *why) {
+    TRITONSERVER_Error *error = INVALID("unable to load model '%s': %s", model->name, why->text);
+    free(why->text);
+    return error;
+}
+
+static void add_names(Text *t, const Tensors *tensors) {
+    add(t, "[");
+    for (size_t i = 0; i < tensors->count; i++)
+        add(t, "%s'%s'", i ? ", " : "", tensors->tensors[i].name);
+    add(t, "]");
+}
+
+static void add_dims(Text *t, const int64_t *dims, size_t rank) {
+    add(t, "[");
+    for (size_t i = 0; i < rank; i++) add(t, "%s%lld", i ? ", " : "", (long long)dims[i]);
+    add(t, "]");
+}
+
+const Tensor *tensor_named(const Tensors *tensors, const char *name) {
+    for (size_t i = 0; i < tensors->count; i++)
+        if (strcmp(tensors->tensors[i].name, name) == 0) return &tensors->tensors[i];
+    return NULL;
+}
+
+static bool fits(const int64_t *dims, size_t rank, const Tensor *tensor) {
+    bool is_one = true, is_equal = rank == tensor->rank;
+    for (size_t i = 0; i < rank; i++) is_one = is_one && dims[i] == 1;
+    for (size_t i = 0; i < rank && is_equal; i++)
+        is_equal = tensor->dims[i] == -1 || tensor->dims[i] == dims[i];
+    return is_equal || (tensor->rank == 0 && is_one);
+}
+
+static TRITONSERVER_Error *check_dims(const Model *model, const char *side, const Json *io,
+                                      const Tensor *tensor) {
+    const Json *reshape = json_get(io, "reshape");
+    const Json *listed =
+        reshape && reshape->kind == JSON_OBJECT ? json_get(reshape, "shape") : json_get(io, "dims");
+    bool batched = model->max_batch_size > 0;
+    size_t rank = batched;
+    for (const Json *d = listed ? listed->first : NULL; d; d = d->next) rank++;
+    int64_t *dims = allocate(rank + 1, sizeof *dims);
+    dims[0] = -1;
+    size_t at = batched;
+    for (const Json *d = listed ? listed->first : NULL; d; d = d->next)
+        json_integer(d, &dims[at++]);
+    Text why = {0};
+    if (batched && (tensor->rank == 0 || tensor->dims[0] != -1)) {
+        why = text_new();
+        add(&why, "%s '%s' has shape ", side, tensor->name);
+        add_dims(&why, tensor->dims, tensor->rank);
+        add(&why, " in the model; max_batch_size > 0 needs a first axis of -1");
+    } else if (!fits(dims, rank, tensor)) {
+        why = text_new();
+        add(&why, "%s '%s': the model has shape ", side, tensor->name);
+        add_dims(&why, tensor->dims, tensor->rank);
+        add(&why, ", the configuration ");
+        add_dims(&why, dims, rank);
+    }
+    free(dims);
+    return why.text ? refuse(model, &why) : NULL;
+}
+
+static TRITONSERVER_Error *check_port(const Model *model, const char *side, const Json *io,
+                                      const Port *port, const Tensor *tensor,
+                                      const Tensors *known) {
+    const Json *ragged = json_get(io, "allow_ragged_batch");
+    if (ragged && ragged->kind == JSON_TRUE)
+        return INVALID("unable to load model '%s': %s '%s': a ragged batch needs NVIDIA's C++ "
+                       "onnxruntime backend",
+                       model->name, side, port->name);
+    if (!tensor) {
+        Text why = text_new();
+        add(&why, "%s '%s' is not in the model, which has ", side, port->name);
+        add_names(&why, known);
+        return refuse(model, &why);
+    }
+    if (tensor->type != port->type)
+        return INVALID("unable to load model '%s': %s '%s': configuration expects datatype %s, "
+                       "model provides %s",
+                       model->name, side, port->name, port->type->name,
+                       tensor->type ? tensor->type->name : "a type that Triton does not have");
+    return check_dims(model, side, io, tensor);
+}
+
+static TRITONSERVER_Error *refuse_what_is_missing(const Model *model) {
+    static const char *const keys[] = {"batch_input", "batch_output"};
+    for (size_t i = 0; i < 2; i++) {
+        const Json *listed = json_get(model->config, keys[i]);
+        if (listed && listed->first)
+            return INVALID("unable to load model '%s': %s needs NVIDIA's C++ onnxruntime backend",
+                           model->name, keys[i]);
+    }
+    const Json *state = json_get(json_get(model->config, "sequence_batching"), "state");
+    if (state && state->first)
+        return INVALID(
+            "unable to load model '%s': sequence state needs NVIDIA's C++ onnxruntime backend",
+            model->name);
+    return NULL;
+}
+
+TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
+    TRY(refuse_what_is_missing(model));
+    for (size_t i = 0; i < session->inputs.count; i++) {
+        const char *name = session->inputs.tensors[i].name;
+        size_t at = 0;
+        while (at < model->inputs.count && strcmp(model->inputs.ports[at].name, name) != 0) at++;
+        if (at == model->inputs.count)
+            return INVALID("unable to load model '%s': the model's input ['%s'] is not in the "
+                           "configuration",
+                           model->name, name);
+    }
+    const Json *listed = json_get(model->config, "input");
+    const Json *io = listed ? listed->first : NULL;
+    for (size_t i = 0; i < model->inputs.count; i++, io = io->next) {
+        Port *port = &model->inputs.ports[i];
+        const Tensor *tensor = tensor_named(&session->inputs, port->name);
+        if (!tensor) tensor = tensor_named(&session->optional, port->name);
+        TRY(check_port(model, "input", io, port, tensor, &session->inputs));
+        port->is_scalar = tensor->rank == 0;
+    }
+    listed = json_get(model->config, "output");
+    io = listed ? listed->first : NULL;
+    for (size_t i = 0; i < model->outputs.count; i++, io = io->next) {
+        const Port *port = &model->outputs.ports[i];
+        TRY(check_port(model, "output", io, port, tensor_named(&session->outputs, port->name),
+                       &session->outputs));
+    }
+    return NULL;
+}
+
+static bool can_batch(const Tensors *tensors) {
+    for (size_t i = 0; i < tensors->count; i++)
+        if (tensors->tensors[i].rank == 0 || tensors->tensors[i].dims[0] != -1) return false;
+    return true;
+}
+
+static void add_ports(Text *t, const char *side, const Tensors *tensors, bool batched) {
+    add(t, ",\"%s\":[", side);
+    for (size_t i = 0; i < tensors->count; i++) {
+        const Tensor *tensor = &tensors->tensors[i];
+        size_t skip = batched;
+        add(t, "%s{\"name\":", i ? "," : "");
+        add_string(t, tensor->name);
+        add(t, ",\"data_type\":\"%s\",\"dims\":", tensor->type ? tensor->type->name : "");
+        if (tensor->rank > skip) add_dims(t, tensor->dims + skip, tensor->rank - skip);
+        else add(t, "[1]%s", batched ? ",\"reshape\":{\"shape\":[]}" : "");
+        add(t, "}");
+    }
+    add(t, "]");
+}
+
+static TRITONSERVER_Error *set_config(const Model *model, const Session *session,
+                                      const char *original) {
+    bool batches = can_batch(&session->inputs) && can_batch(&session->outputs);
+    int64_t most = model->max_batch_size;
+    if (!batches && most > 0)
+        return INVALID("autofill failed for model '%s': model does not support batching while "
+                       "non-zero max_batch_size is specified",
+                       model->name);
+    if (batches && most == 0) most = DEFAULT_MAX_BATCH_SIZE;
+    Text t = text_new();
+    add(&t, "{\"max_batch_size\":%lld", (long long)most);
+    for (const Json *key = model->config->first; key; key = key->next) {
+        bool is_replaced = strcmp(key->key, "max_batch_size") == 0 ||
+                           (strcmp(key->key, "input") == 0 && model->inputs.count == 0) ||
+                           (strcmp(key->key, "output") == 0 && model->outputs.count == 0);
+        if (is_replaced) continue;
+        add(&t, ",");
+        add_string(&t, key->key);
+        add(&t, ":%.*s", (int)(key->end - key->start), original + key->start);
+    }
+    if (model->inputs.count == 0) add_ports(&t, "input", &session->inputs, most > 0);
+    if (model->outputs.count == 0) add_ports(&t, "output", &session->outputs, most > 0);
+    if (most > 1 && !json_get(model->config, "sequence_batching") &&
+        !json_get(model->config, "dynamic_batching"))
+        add(&t, ",\"dynamic_batching\":{}");
+    add(&t, "}");
+    TRITONSERVER_Message *message;
+    TRITONSERVER_Error *error = TRITONSERVER_MessageNewFromSerializedJson(&message, t.text, t.length);
+    free(t.text);
+    TRY(error);
+    error = TRITONBACKEND_ModelSetConfig(model->handle, 1, message);
+    TRITONSERVER_MessageDelete(message);
+    return error;
+}
+
+TRITONSERVER_Error *signature_complete(Model *model) {
+    TRITONSERVER_Message *message;
+    const char *text;
+    size_t length;
+    Session *session;
+    if (model->inputs.count && model->outputs.count) return NULL;
+    TRY(session_open(model, false, 0, false, &session));
+    TRITONSERVER_Error *error = TRITONBACKEND_ModelConfig(model->handle, 1, &message);
+    if (!error) {
+        error = TRITONSERVER_MessageSerializeToJson(message, &text, &length);
+        if (!error) error = set_config(model, session, text);
+        TRITONSERVER_MessageDelete(message);
+    }
+    session_close(session);
+    return error ? error : configuration_read(model);
+}
