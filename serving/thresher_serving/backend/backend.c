@@ -21,6 +21,8 @@ TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, 
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    for (size_t end = strlen(text); end && text[end - 1] == '\n';)
+        text[--end] = '\0';
     return TRITONSERVER_ErrorNew(code, text);
 }
 
@@ -133,9 +135,12 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_Finalize(TRITONBACKEND_Backend *backend
 static void close_model(Model *model) {
     label_counts_close(model->label_counts);
     session_close(model->on_cpu);
+    for (size_t i = 0; i < model->outputs.count; i++)
+        free(model->outputs.ports[i].dims);
     free(model->inputs.ports);
     free(model->outputs.ports);
     free(model->config);
+    free(model->text);
     pthread_mutex_destroy(&model->lock);
     free(model);
 }
@@ -148,7 +153,10 @@ static TRITONSERVER_Error *open_model(Model *model) {
     TRY(TRITONBACKEND_ModelRepository(model->handle, &type, &model->folder));
     TRY(configuration_read(model));
     TRY(TRITONBACKEND_ModelAutoCompleteConfig(model->handle, &completes));
-    return completes ? signature_complete(model) : NULL;
+    TRY(completes ? signature_complete(model) : NULL);
+    free(model->text);
+    model->text = NULL;
+    return NULL;
 }
 
 EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *handle) {
@@ -190,7 +198,8 @@ static TRITONSERVER_Error *open_session(Model *model, bool on_gpu, int device, S
 }
 
 static void close_instance(Instance *instance) {
-    for (size_t i = 0; i < instance->model->inputs.count; i++) free(instance->inputs[i].data);
+    for (size_t i = 0; i < instance->model->inputs.count; i++)
+        free(instance->inputs[i].data);
     if (instance->session != instance->model->on_cpu) session_close(instance->session);
     free(instance->inputs);
     free(instance);
@@ -212,8 +221,8 @@ TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *handle) {
     instance->warmups_left = instance->model->num_warmups;
     instance->inputs = allocate(instance->model->inputs.count, sizeof(Buffer));
     pthread_mutex_lock(&instance->model->lock);
-    TRITONSERVER_Error *error = open_session(
-        model, kind == TRITONSERVER_INSTANCEGROUPKIND_GPU, device, &instance->session);
+    TRITONSERVER_Error *error =
+        open_session(model, kind == TRITONSERVER_INSTANCEGROUPKIND_GPU, device, &instance->session);
     pthread_mutex_unlock(&instance->model->lock);
     if (!error) error = TRITONBACKEND_ModelInstanceSetState(handle, instance);
     if (error) close_instance(instance);
@@ -228,9 +237,9 @@ TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInstance *handle) {
     return NULL;
 }
 
-EXPORT TRITONSERVER_Error *
-TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *handle,
-                                   TRITONBACKEND_Request **requests, uint32_t num_requests) {
+EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *handle,
+                                                              TRITONBACKEND_Request **requests,
+                                                              uint32_t num_requests) {
     void *instance;
     TRY(TRITONBACKEND_ModelInstanceState(handle, &instance));
     execute(instance, requests, num_requests);

@@ -42,7 +42,11 @@ typedef struct {
 typedef struct {
     const char *name;
     const DataType *type;
-    bool is_scalar; /* the ONNX model takes a single value, of rank 0 */
+    bool is_required; /* an input that is no initializer */
+    bool is_scalar;   /* the ONNX model takes a single value, of rank 0 */
+    bool is_sized;    /* an output whose shape follows from the number of rows */
+    int64_t *dims;    /* of an output in the ONNX model */
+    size_t rank;
 } Port;
 
 typedef struct {
@@ -66,6 +70,7 @@ typedef struct {
     TRITONBACKEND_Model *handle;
     const char *name, *folder;
     uint64_t version;
+    char *text;   /* of the configuration, as long as it may be completed */
     Json *config; /* the names in `inputs` and `outputs` are its strings */
     int64_t max_batch_size;
     Ports inputs, outputs;
@@ -154,12 +159,17 @@ typedef struct {
     OnnxType onnx;
     size_t rank;
     int64_t *shape;
-    char *data;              /* a string's characters, or any other type's elements */
-    size_t *offsets;         /* of the strings, one more than there are */
+    char *data;      /* a string's characters, or any other type's elements */
+    size_t *offsets; /* of the strings, one more than there are */
     uint64_t num_elements;
 } Result;
 TRITONSERVER_Error *result_read(OrtValue *value, const DataType *type, Result *result);
 void result_free(Result *result);
+/* Adds the output of a request that runs alone to its response, and has ONNX Runtime write it
+ * there, where Triton offers memory of the session's GPU; else `value` stays NULL. */
+TRITONSERVER_Error *result_place(const Session *session, const Port *port,
+                                 TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
+                                 uint64_t num_rows, OrtValue **value);
 /* Adds rows of an output to a response. */
 TRITONSERVER_Error *result_send(const Port *port, const Result *result, uint64_t first_row,
                                 uint64_t num_rows, bool whole, TRITONBACKEND_Response *response);

@@ -42,7 +42,8 @@ const char *parameter(const Model *model, const char *key) {
 
 static TRITONSERVER_Error *read_ports(const Model *model, const char *side, Ports *ports) {
     const Json *listed = json_get(model->config, side);
-    for (const Json *io = listed ? listed->first : NULL; io; io = io->next) ports->count++;
+    for (const Json *io = listed ? listed->first : NULL; io; io = io->next)
+        ports->count++;
     ports->ports = allocate(ports->count, sizeof(Port));
     Port *port = ports->ports;
     for (const Json *io = listed ? listed->first : NULL; io; io = io->next, port++) {
@@ -50,8 +51,8 @@ static TRITONSERVER_Error *read_ports(const Model *model, const char *side, Port
         port->name = json_text(json_get(io, "name"), "");
         port->type = data_type_named(type);
         if (!port->type)
-            return INVALID("unable to load model '%s': %s '%s' has data type %s", model->name,
-                             side, port->name, type);
+            return INVALID("unable to load model '%s': %s '%s' has data type %s", model->name, side,
+                           port->name, type);
     }
     return NULL;
 }
@@ -77,6 +78,8 @@ TRITONSERVER_Error *configuration_read(Model *model) {
     TRITONSERVER_Error *error = TRITONSERVER_MessageSerializeToJson(message, &text, &length);
     if (!error) {
         free(model->config);
+        free(model->text);
+        model->text = strndup(text, length);
         model->config = json_parse(text, length, reason, sizeof reason);
         if (!model->config)
             error = error_new(TRITONSERVER_ERROR_INTERNAL,
@@ -131,7 +134,8 @@ void warn_of_unknown_keys(const Model *model, bool on_gpu) {
     }
     const Json *optimization = json_get(model->config, "optimization");
     const Json *cuda = json_get(optimization, "cuda");
-    if (cuda && cuda->first && json_get(cuda, "graphs") && json_get(cuda, "graphs")->kind == JSON_TRUE)
+    if (cuda && cuda->first && json_get(cuda, "graphs") &&
+        json_get(cuda, "graphs")->kind == JSON_TRUE)
         warn(model, "optimization.cuda: CUDA graphs are asked for with accelerator cuda here");
     const Json *files = json_get(model->config, "cc_model_filenames");
     if (files && files->first) warn(model, "cc_model_filenames: one file serves every GPU");

@@ -40,7 +40,8 @@ TRITONSERVER_Error *copy(void *to, TRITONSERVER_MemoryType to_type, const void *
     if (!driver.copy || driver.use_context(driver.context) != 0)
         return error_new(TRITONSERVER_ERROR_UNAVAILABLE,
                          "a tensor is in a GPU's memory, and the CUDA driver cannot be used");
-    int code = driver.copy((unsigned long long)(uintptr_t)to, (unsigned long long)(uintptr_t)from, size);
+    int code =
+        driver.copy((unsigned long long)(uintptr_t)to, (unsigned long long)(uintptr_t)from, size);
     if (code == 0) return NULL;
     return error_new(TRITONSERVER_ERROR_INTERNAL, "CUDA error %d while %zu bytes are copied", code,
                      size);

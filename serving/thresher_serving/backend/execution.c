@@ -22,9 +22,9 @@ typedef struct {
     Instance *instance;
     bool is_warmup;
     uint64_t start_ns, compute_start_ns, compute_end_ns;
-    const char **names; /* room for those of all inputs, then of all outputs */
-    OrtValue **values;  /* likewise */
-    Result *results;    /* one for each output */
+    const char **names;  /* room for those of all inputs, then of all outputs */
+    OrtValue **values;   /* likewise */
+    Result *results;     /* one for each output */
     const Given **given; /* room for one of each request */
 } Run;
 
@@ -40,7 +40,8 @@ static void ignore(TRITONSERVER_Error *error) {
 
 /* Sends a request's response; an error is its alone, and is deleted. */
 static void answer(const Run *run, Request *request, TRITONSERVER_Error *error) {
-    ignore(TRITONBACKEND_ResponseSend(request->response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error));
+    ignore(
+        TRITONBACKEND_ResponseSend(request->response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error));
     request->response = NULL;
     if (!run->is_warmup) {
         uint64_t end_ns = now_ns();
@@ -61,7 +62,8 @@ static TRITONSERVER_Error *read_inputs(const Model *model, Request *request) {
         size_t at = 0;
         TRY(TRITONBACKEND_RequestInputByIndex(request->handle, i, &input));
         TRY(TRITONBACKEND_InputProperties(input, &name, NULL, NULL, NULL, NULL, NULL));
-        while (at < model->inputs.count && strcmp(model->inputs.ports[at].name, name) != 0) at++;
+        while (at < model->inputs.count && strcmp(model->inputs.ports[at].name, name) != 0)
+            at++;
         if (at == model->inputs.count) return INVALID("the model has no input '%s'", name);
         TRY(given_read(model, &model->inputs.ports[at], input, &request->given[at]));
         if (model->max_batch_size > 0) {
@@ -72,6 +74,9 @@ static TRITONSERVER_Error *read_inputs(const Model *model, Request *request) {
             request->num_rows = rows;
         }
     }
+    for (size_t i = 0; i < model->inputs.count; i++) /* ONNX Runtime would read a null pointer */
+        if (model->inputs.ports[i].is_required && !request->given[i].handle)
+            return INVALID("input '%s' is missing", model->inputs.ports[i].name);
     return NULL;
 }
 
@@ -82,7 +87,8 @@ static TRITONSERVER_Error *read_outputs(const Model *model, Request *request) {
         const char *name;
         size_t at = 0;
         TRY(TRITONBACKEND_RequestOutputName(request->handle, i, &name));
-        while (at < model->outputs.count && strcmp(model->outputs.ports[at].name, name) != 0) at++;
+        while (at < model->outputs.count && strcmp(model->outputs.ports[at].name, name) != 0)
+            at++;
         if (at == model->outputs.count) return INVALID("the model has no output '%s'", name);
         request->asked[at] = true;
     }
@@ -108,7 +114,8 @@ static size_t list_outputs(const Run *run, Request *const *requests, size_t coun
     size_t num_outputs = 0;
     for (size_t i = 0; i < model->outputs.count; i++) {
         bool asked = model->label_counts && model->labels_output == i && !run->is_warmup;
-        for (size_t j = 0; j < count && !asked; j++) asked = requests[j]->asked[i];
+        for (size_t j = 0; j < count && !asked; j++)
+            asked = requests[j]->asked[i];
         if (!asked) continue;
         ports[num_outputs] = i;
         names[num_outputs++] = model->outputs.ports[i].name;
@@ -122,7 +129,8 @@ static TRITONSERVER_Error *gather_inputs(const Run *run, Request *const *request
     for (size_t i = 0; i < inputs->count; i++) {
         if (!requests[0]->given[i].handle) continue;
         run->names[*num_inputs] = inputs->ports[i].name;
-        for (size_t j = 0; j < count; j++) run->given[j] = &requests[j]->given[i];
+        for (size_t j = 0; j < count; j++)
+            run->given[j] = &requests[j]->given[i];
         OrtValue **value = &run->values[(*num_inputs)++];
         TRY(tensor_gather(run->instance, i, run->given, count, value));
     }
@@ -134,7 +142,8 @@ static TRITONSERVER_Error *read_results(const Run *run, Request *const *requests
                                         size_t num_outputs) {
     const Model *model = run->instance->model;
     uint64_t rows = 0;
-    for (size_t i = 0; i < count; i++) rows += requests[i]->num_rows;
+    for (size_t i = 0; i < count; i++)
+        rows += requests[i]->num_rows;
     for (size_t i = 0; i < num_outputs; i++) {
         const Port *port = &model->outputs.ports[ports[i]];
         Result *result = &run->results[ports[i]];
@@ -169,6 +178,21 @@ static void answer_all(const Run *run, Request *const *requests, size_t count) {
                          (size_t)labels->shape[0], (size_t)labels->shape[1]);
 }
 
+/* Lets ONNX Runtime write the outputs of a single request where its client wants them. */
+static TRITONSERVER_Error *place_outputs(const Run *run, const Request *request,
+                                         const size_t *ports, size_t count, OrtValue **values) {
+    const Model *model = run->instance->model;
+    for (size_t i = 0; i < count; i++) {
+        const Port *port = &model->outputs.ports[ports[i]];
+        bool is_read = model->label_counts && model->labels_output == ports[i];
+        if (!port->is_sized || is_read || !request->asked[ports[i]]) continue;
+        TRY(result_place(run->instance->session, port, request->handle, request->response,
+                         request->num_rows, &values[i]));
+        if (values[i]) request->asked[ports[i]] = false;
+    }
+    return NULL;
+}
+
 /* Runs requests as one batch and answers them; where that fails none is answered. */
 static TRITONSERVER_Error *run_batch(Run *run, Request *const *requests, size_t count) {
     const Model *model = run->instance->model;
@@ -178,6 +202,8 @@ static TRITONSERVER_Error *run_batch(Run *run, Request *const *requests, size_t 
     OrtValue **outputs = run->values + model->inputs.count;
     size_t num_outputs = list_outputs(run, requests, count, names, ports);
     TRITONSERVER_Error *error = gather_inputs(run, requests, count, &num_inputs);
+    if (!error && count == 1 && session->gpu)
+        error = place_outputs(run, requests[0], ports, num_outputs, outputs);
     if (!error && num_outputs) {
         run->compute_start_ns = now_ns();
         error = ort_error(ort.Run(session->session, session->run_options, run->names,
@@ -209,7 +235,8 @@ static void run_and_answer(Run *run, Request *const *requests, size_t count) {
         return;
     }
     TRITONSERVER_ErrorDelete(error);
-    for (size_t i = 0; i < count; i++) run_and_answer(run, &requests[i], 1);
+    for (size_t i = 0; i < count; i++)
+        run_and_answer(run, &requests[i], 1);
 }
 
 /* Answers a request that its client has given up, before anything is computed for it. */
@@ -226,7 +253,8 @@ static void run_all(Run *run, Request *requests, size_t count, Request **batch) 
         size_t size = 0;
         if (!requests[i].response) continue;
         for (size_t j = i; j < count; j++)
-            if (requests[j].response && (j == i || can_join(run->instance->model, &requests[i], &requests[j])) &&
+            if (requests[j].response &&
+                (j == i || can_join(run->instance->model, &requests[i], &requests[j])) &&
                 !is_cancelled(run, &requests[j]))
                 batch[size++] = &requests[j];
         if (size) run_and_answer(run, batch, size);
@@ -269,7 +297,8 @@ void execute(Instance *instance, TRITONBACKEND_Request **handles, uint32_t count
     run_all(&run, requests, count, batch);
     for (uint32_t i = 0; i < count; i++)
         ignore(TRITONBACKEND_RequestRelease(handles[i], TRITONSERVER_REQUEST_RELEASE_ALL));
-    for (size_t i = 0; i < num_inputs; i++) buffer_shrink(&instance->inputs[i]);
+    for (size_t i = 0; i < num_inputs; i++)
+        buffer_shrink(&instance->inputs[i]);
     free(requests);
     free(batch);
     free(given);

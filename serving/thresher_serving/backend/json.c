@@ -25,7 +25,8 @@ static int peek(const Reader *r) {
 }
 
 static void skip_space(Reader *r) {
-    while (r->at < r->length && memchr(" \t\n\r", r->text[r->at], 4)) r->at++;
+    while (r->at < r->length && memchr(" \t\n\r", r->text[r->at], 4))
+        r->at++;
 }
 
 static bool take_word(Reader *r, const char *word) {
@@ -41,10 +42,14 @@ static bool take_hex(Reader *r, unsigned *code) {
     for (int i = 0; i < 4; i++) {
         int c = peek(r);
         unsigned digit;
-        if (c >= '0' && c <= '9') digit = (unsigned)c - '0';
-        else if (c >= 'a' && c <= 'f') digit = (unsigned)c - 'a' + 10;
-        else if (c >= 'A' && c <= 'F') digit = (unsigned)c - 'A' + 10;
-        else return refuse(r, "\\u needs four hexadecimal digits");
+        if (c >= '0' && c <= '9')
+            digit = (unsigned)c - '0';
+        else if (c >= 'a' && c <= 'f')
+            digit = (unsigned)c - 'a' + 10;
+        else if (c >= 'A' && c <= 'F')
+            digit = (unsigned)c - 'A' + 10;
+        else
+            return refuse(r, "\\u needs four hexadecimal digits");
         *code = *code * 16 + digit;
         r->at++;
     }
@@ -98,10 +103,14 @@ static bool take_escape(Reader *r) {
 static bool take_utf8(Reader *r) {
     unsigned lead = r->text[r->at], code, least;
     size_t more;
-    if (lead >= 0xC2 && lead < 0xE0) more = 1, code = lead & 0x1F, least = 0x80;
-    else if (lead >= 0xE0 && lead < 0xF0) more = 2, code = lead & 0x0F, least = 0x800;
-    else if (lead >= 0xF0 && lead < 0xF5) more = 3, code = lead & 0x07, least = 0x10000;
-    else return refuse(r, "not UTF-8");
+    if (lead >= 0xC2 && lead < 0xE0)
+        more = 1, code = lead & 0x1F, least = 0x80;
+    else if (lead >= 0xE0 && lead < 0xF0)
+        more = 2, code = lead & 0x0F, least = 0x800;
+    else if (lead >= 0xF0 && lead < 0xF5)
+        more = 3, code = lead & 0x07, least = 0x10000;
+    else
+        return refuse(r, "not UTF-8");
     if (r->length - r->at <= more) return refuse(r, "not UTF-8");
     for (size_t i = 1; i <= more; i++) {
         unsigned byte = r->text[r->at + i];
@@ -130,8 +139,10 @@ static bool take_string(Reader *r, const char **content) {
         }
         r->at++;
         if (c == '"') break;
-        if (c != '\\') *r->strings++ = (char)c;
-        else if (!take_escape(r)) return false;
+        if (c != '\\')
+            *r->strings++ = (char)c;
+        else if (!take_escape(r))
+            return false;
     }
     *r->strings++ = '\0';
     return true;
@@ -139,15 +150,18 @@ static bool take_string(Reader *r, const char **content) {
 
 static bool take_digits(Reader *r) {
     size_t before = r->at;
-    while (peek(r) >= '0' && peek(r) <= '9') r->at++;
+    while (peek(r) >= '0' && peek(r) <= '9')
+        r->at++;
     return r->at > before || refuse(r, "a digit was expected");
 }
 
 static bool take_number(Reader *r, Json *value) {
     size_t start = r->at;
     if (peek(r) == '-') r->at++;
-    if (peek(r) == '0') r->at++;
-    else if (!take_digits(r)) return false;
+    if (peek(r) == '0')
+        r->at++;
+    else if (!take_digits(r))
+        return false;
     if (peek(r) == '.') {
         r->at++;
         if (!take_digits(r)) return false;
@@ -240,7 +254,8 @@ static bool take_value(Reader *r, const char *key, int level, Json **out) {
 
 Json *json_parse(const char *text, size_t length, char *message, size_t size) {
     /* Each value takes a byte, and the one that is refused none. A string is shorter without its
-     * quotes and escapes; a number is followed by a NUL here. Pages that are not used cost nothing. */
+     * quotes and escapes; a number is followed by a NUL here. Pages that are not used cost nothing.
+     */
     size_t most = length + 1;
     Json *nodes = length < SIZE_MAX / 128 ? malloc(most * sizeof(Json) + 2 * length + 2) : NULL;
     if (!nodes) {

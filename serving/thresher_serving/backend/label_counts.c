@@ -53,7 +53,8 @@ static TRITONSERVER_Error *new_counter(const char *model, const char *version, c
     TRITONSERVER_Error *error =
         TRITONSERVER_MetricNew(&counter->metric, label ? registry.positives : registry.rows,
                                (const TRITONSERVER_Parameter **)labels, count);
-    for (size_t i = 0; i < count; i++) TRITONSERVER_ParameterDelete(labels[i]);
+    for (size_t i = 0; i < count; i++)
+        TRITONSERVER_ParameterDelete(labels[i]);
     if (error) {
         free(counter);
         return error;
@@ -73,8 +74,10 @@ static TRITONSERVER_Error *use_counter(const char *model, const char *version, c
         if (strcmp(c->model, model) == 0 && strcmp(c->version, version) == 0 &&
             !c->label == !label && (!label || strcmp(c->label, label) == 0))
             break;
-    if (c) *out = c;
-    else TRY(new_counter(model, version, label, out));
+    if (c)
+        *out = c;
+    else
+        TRY(new_counter(model, version, label, out));
     (*out)->num_users++;
     return NULL;
 }
@@ -82,7 +85,8 @@ static TRITONSERVER_Error *use_counter(const char *model, const char *version, c
 static void leave_counter(Counter *counter) {
     if (!counter || --counter->num_users) return;
     Counter **link = &registry.counters;
-    while (*link != counter) link = &(*link)->next;
+    while (*link != counter)
+        link = &(*link)->next;
     *link = counter->next;
     TRITONSERVER_Error *error = TRITONSERVER_MetricDelete(counter->metric);
     if (error) TRITONSERVER_ErrorDelete(error);
@@ -138,7 +142,8 @@ TRITONSERVER_Error *label_counts_open(const Model *model, const Session *session
     Json *decision = read_decision(model, version);
     const Json *names = json_get(decision, "labels");
     size_t num_labels = 0;
-    for (const Json *n = names ? names->first : NULL; n; n = n->next) num_labels++;
+    for (const Json *n = names ? names->first : NULL; n; n = n->next)
+        num_labels++;
     if (labels && labels->type && labels->type->onnx == ONNX_TYPE_BOOL && labels->rank == 2 &&
         num_labels) {
         if (asked && num_labels > (size_t)most)
@@ -164,7 +169,8 @@ void label_counts_add(LabelCounts *counts, const unsigned char *labels_nl, size_
     if (num_rows) increment(counts->rows, num_rows);
     for (size_t label = 0; label < counted; label++) {
         size_t positives = 0;
-        for (size_t row = 0; row < num_rows; row++) positives += labels_nl[row * num_labels + label];
+        for (size_t row = 0; row < num_rows; row++)
+            positives += labels_nl[row * num_labels + label];
         if (positives) increment(counts->positives[label], positives);
     }
 }
@@ -173,7 +179,8 @@ void label_counts_close(LabelCounts *counts) {
     if (!counts) return;
     pthread_mutex_lock(&registry.lock);
     leave_counter(counts->rows);
-    for (size_t i = 0; i < counts->num_labels; i++) leave_counter(counts->positives[i]);
+    for (size_t i = 0; i < counts->num_labels; i++)
+        leave_counter(counts->positives[i]);
     pthread_mutex_unlock(&registry.lock);
     free(counts->positives);
     free(counts);

@@ -46,12 +46,12 @@ typedef enum {
     ONNX_TYPE_BFLOAT16
 } OnnxType; /* ONNXTensorElementDataType */
 
-enum { ORT_OK, ORT_FAIL, ORT_INVALID_ARGUMENT, ORT_NO_SUCHFILE };           /* OrtErrorCode */
-enum { ORT_SEQUENTIAL, ORT_PARALLEL };                                      /* ExecutionMode */
+enum { ORT_OK, ORT_FAIL, ORT_INVALID_ARGUMENT, ORT_NO_SUCHFILE }; /* OrtErrorCode */
+enum { ORT_SEQUENTIAL, ORT_PARALLEL };                            /* ExecutionMode */
 enum { ORT_DISABLE_ALL, ORT_ENABLE_BASIC, ORT_ENABLE_EXTENDED, ORT_ENABLE_ALL = 99 };
 enum { ORT_LOG_VERBOSE, ORT_LOG_INFO, ORT_LOG_WARNING, ORT_LOG_ERROR, ORT_LOG_FATAL };
-enum { ORT_DEVICE_ALLOCATOR, ORT_ARENA_ALLOCATOR };                         /* OrtAllocatorType */
-enum { ORT_MEM_TYPE_DEFAULT };                                              /* OrtMemType */
+enum { ORT_DEVICE_ALLOCATOR, ORT_ARENA_ALLOCATOR }; /* OrtAllocatorType */
+enum { ORT_MEM_TYPE_DEFAULT };                      /* OrtMemType */
 
 typedef void (*OrtLogger)(void *param, int severity, const char *category, const char *log_id,
                           const char *code_location, const char *message);
@@ -67,7 +67,8 @@ typedef const char *const *OrtNames;
 #define ORT_FUNCTIONS(X)                                                                           \
     X(1, int, GetErrorCode, (const OrtStatus *))                                                   \
     X(2, const char *, GetErrorMessage, (const OrtStatus *))                                       \
-    X(4, OrtStatus *, CreateEnvWithCustomLogger, (OrtLogger, void *, int, const char *, OrtEnv **)) \
+    X(4, OrtStatus *, CreateEnvWithCustomLogger,                                                   \
+      (OrtLogger, void *, int, const char *, OrtEnv **))                                           \
     X(7, OrtStatus *, CreateSession,                                                               \
       (const OrtEnv *, const char *, const OrtSessionOptions *, OrtSession **))                    \
     X(9, OrtStatus *, Run,                                                                         \
@@ -90,8 +91,7 @@ typedef const char *const *OrtNames;
     X(34, OrtStatus *, SessionGetOutputTypeInfo, (const OrtSession *, size_t, OrtTypeInfo **))     \
     X(35, OrtStatus *, SessionGetOverridableInitializerTypeInfo,                                   \
       (const OrtSession *, size_t, OrtTypeInfo **))                                                \
-    X(36, OrtStatus *, SessionGetInputName,                                                        \
-      (const OrtSession *, size_t, OrtAllocator *, char **))                                       \
+    X(36, OrtStatus *, SessionGetInputName, (const OrtSession *, size_t, OrtAllocator *, char **)) \
     X(37, OrtStatus *, SessionGetOutputName,                                                       \
       (const OrtSession *, size_t, OrtAllocator *, char **))                                       \
     X(38, OrtStatus *, SessionGetOverridableInitializerName,                                       \
@@ -136,14 +136,12 @@ typedef const char *const *OrtNames;
     X(204, OrtStatus *, SessionOptionsAppendExecutionProvider_CUDA_V2,                             \
       (OrtSessionOptions *, const OrtCUDAOptions *))                                               \
     X(205, OrtStatus *, CreateCUDAProviderOptions, (OrtCUDAOptions **))                            \
-    X(206, OrtStatus *, UpdateCUDAProviderOptions,                                                 \
-      (OrtCUDAOptions *, OrtNames, OrtNames, size_t))                                              \
+    X(206, OrtStatus *, UpdateCUDAProviderOptions, (OrtCUDAOptions *, OrtNames, OrtNames, size_t)) \
     X(208, void, ReleaseCUDAProviderOptions, (OrtCUDAOptions *))                                   \
     X(216, OrtStatus *, SessionOptionsAppendExecutionProvider,                                     \
       (OrtSessionOptions *, const char *, OrtNames, OrtNames, size_t))                             \
     X(228, OrtStatus *, RegisterCustomOpsLibrary_V2, (OrtSessionOptions *, const char *))          \
-    X(252, OrtStatus *, GetResizedStringTensorElementBuffer,                                       \
-      (OrtValue *, size_t, size_t, char **))
+    X(252, OrtStatus *, GetResizedStringTensorElementBuffer, (OrtValue *, size_t, size_t, char **))
 
 #define ORT_MEMBER(place, type, name, arguments) type(*name) arguments;
 typedef struct {

@@ -18,10 +18,9 @@ typedef struct {
 
 static TRITONSERVER_Error *set_option(Options *options, const char *key, const char *value) {
     size_t at = 0;
-    while (at < options->count && strcmp(options->keys[at], key) != 0) at++;
-    if (at == MOST_OPTIONS)
-        return INVALID("more than %d options of one accelerator",
-                         MOST_OPTIONS);
+    while (at < options->count && strcmp(options->keys[at], key) != 0)
+        at++;
+    if (at == MOST_OPTIONS) return INVALID("more than %d options of one accelerator", MOST_OPTIONS);
     options->keys[at] = key;
     options->values[at] = value;
     if (at == options->count) options->count++;
@@ -37,8 +36,7 @@ static const char *get_option(const Options *options, const char *key) {
 static TRITONSERVER_Error *read_whole(const char *key, const char *value, int *number) {
     int64_t read;
     if (!text_integer(value, &read) || read > INT32_MAX)
-        return INVALID("%s is \"%s\", expected a whole number",
-                         key, value);
+        return INVALID("%s is \"%s\", expected a whole number", key, value);
     *number = read < 0 ? 0 : (int)read;
     return NULL;
 }
@@ -62,8 +60,8 @@ static TRITONSERVER_Error *apply_parameter(OrtSessionOptions *options, const cha
     } else if (strcmp(key, "execution_mode") == 0) {
         if (strcmp(value, "0") != 0 && strcmp(value, "1") != 0)
             return INVALID("%s is \"%s\", expected \"0\" or \"1\"", key, value);
-        TRY_ORT(ort.SetSessionExecutionMode(options, value[0] == '1' ? ORT_PARALLEL
-                                                                     : ORT_SEQUENTIAL));
+        TRY_ORT(
+            ort.SetSessionExecutionMode(options, value[0] == '1' ? ORT_PARALLEL : ORT_SEQUENTIAL));
     } else if (strcmp(key, "enable_mem_arena") == 0) {
         TRY(read_boolean(key, value, &is_on));
         TRY_ORT(is_on ? ort.EnableCpuMemArena(options) : ort.DisableCpuMemArena(options));
@@ -90,7 +88,8 @@ static TRITONSERVER_Error *fill_options(const Model *model, OrtSessionOptions *o
         TRY(apply_parameter(options, p->key, json_text(json_get(p, "string_value"), "")));
     const Json *operations = json_get(model->config, "model_operations");
     const Json *libraries = json_get(operations, "op_library_filename");
-    for (const Json *library = libraries ? libraries->first : NULL; library; library = library->next)
+    for (const Json *library = libraries ? libraries->first : NULL; library;
+         library = library->next)
         TRY(ort_error(ort.RegisterCustomOpsLibrary_V2(options, json_text(library, "")),
                       "model_operations.op_library_filename"));
     return NULL;
@@ -115,7 +114,8 @@ static bool has_provider(const char *name) {
         ort.ReleaseStatus(status);
         return false;
     }
-    for (int i = 0; i < count; i++) found = found || strcmp(names[i], name) == 0;
+    for (int i = 0; i < count; i++)
+        found = found || strcmp(names[i], name) == 0;
     status = ort.ReleaseAvailableProviders(names, count);
     if (status) ort.ReleaseStatus(status);
     return found;
@@ -124,14 +124,15 @@ static bool has_provider(const char *name) {
 /* Loads the libraries of NVIDIA's wheels, which the dynamic linker does not look for. */
 static void preload_wheels(void) {
     static const char *const patterns[] = {
-        "nvidia/*/lib/libcudart.so.*",    "nvidia/*/lib/libnvrtc.so.*",
-        "nvidia/*/lib/libcublasLt.so.*",  "nvidia/*/lib/libcublas.so.*",
-        "nvidia/*/lib/libcufft.so.*",     "nvidia/*/lib/libcurand.so.*",
-        "nvidia/*/lib/libcudnn.so.*",     "tensorrt_libs/libnvinfer.so.*",
+        "nvidia/*/lib/libcudart.so.*",       "nvidia/*/lib/libnvrtc.so.*",
+        "nvidia/*/lib/libcublasLt.so.*",     "nvidia/*/lib/libcublas.so.*",
+        "nvidia/*/lib/libcufft.so.*",        "nvidia/*/lib/libcurand.so.*",
+        "nvidia/*/lib/libcudnn.so.*",        "tensorrt_libs/libnvinfer.so.*",
         "tensorrt_libs/libnvonnxparser.so.*"};
     char pattern[4096];
     int folder = (int)strlen(ort_path); /* without onnxruntime/capi/libonnxruntime.so.VERSION */
-    for (int levels = 3; levels && folder; folder--) levels -= ort_path[folder - 1] == '/';
+    for (int levels = 3; levels && folder; folder--)
+        levels -= ort_path[folder - 1] == '/';
     for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
         glob_t found;
         snprintf(pattern, sizeof pattern, "%.*s/%s", folder, ort_path, patterns[i]);
@@ -301,12 +302,11 @@ TRITONSERVER_Error *add_providers(const Model *model, OrtSessionOptions *options
     }
     if (accelerator(model, "cpu", "openvino")) {
         const char *key = "device_type", *value = "CPU";
-        TRITONSERVER_Error *error =
-            has_provider("OpenVINOExecutionProvider")
-                ? ort_error(ort.SessionOptionsAppendExecutionProvider(options, "OpenVINO", &key,
-                                                                      &value, 1),
-                            NULL)
-                : missing("this ONNX Runtime has no OpenVINO");
+        TRITONSERVER_Error *error = has_provider("OpenVINOExecutionProvider")
+                                        ? ort_error(ort.SessionOptionsAppendExecutionProvider(
+                                                        options, "OpenVINO", &key, &value, 1),
+                                                    NULL)
+                                        : missing("this ONNX Runtime has no OpenVINO");
         go_without(model, warns, "accelerator openvino", error);
     }
     return NULL;

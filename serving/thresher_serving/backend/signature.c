@@ -37,8 +37,10 @@ static void add_string(Text *t, const char *string) {
     add(t, "\"");
     for (; *string; string++) {
         unsigned char c = (unsigned char)*string;
-        if (c == '"' || c == '\\' || c < 0x20) add(t, "\\u%04x", c);
-        else add(t, "%c", c);
+        if (c == '"' || c == '\\' || c < 0x20)
+            add(t, "\\u%04x", c);
+        else
+            add(t, "%c", c);
     }
     add(t, "\"");
 }
@@ -63,7 +65,8 @@ static void add_names(Text *t, const Tensors *tensors) {
 
 static void add_dims(Text *t, const int64_t *dims, size_t rank) {
     add(t, "[");
-    for (size_t i = 0; i < rank; i++) add(t, "%s%lld", i ? ", " : "", (long long)dims[i]);
+    for (size_t i = 0; i < rank; i++)
+        add(t, "%s%lld", i ? ", " : "", (long long)dims[i]);
     add(t, "]");
 }
 
@@ -75,7 +78,8 @@ const Tensor *tensor_named(const Tensors *tensors, const char *name) {
 
 static bool fits(const int64_t *dims, size_t rank, const Tensor *tensor) {
     bool is_one = true, is_equal = rank == tensor->rank;
-    for (size_t i = 0; i < rank; i++) is_one = is_one && dims[i] == 1;
+    for (size_t i = 0; i < rank; i++)
+        is_one = is_one && dims[i] == 1;
     for (size_t i = 0; i < rank && is_equal; i++)
         is_equal = tensor->dims[i] == -1 || tensor->dims[i] == dims[i];
     return is_equal || (tensor->rank == 0 && is_one);
@@ -88,7 +92,8 @@ static TRITONSERVER_Error *check_dims(const Model *model, const char *side, cons
         reshape && reshape->kind == JSON_OBJECT ? json_get(reshape, "shape") : json_get(io, "dims");
     bool batched = model->max_batch_size > 0;
     size_t rank = batched;
-    for (const Json *d = listed ? listed->first : NULL; d; d = d->next) rank++;
+    for (const Json *d = listed ? listed->first : NULL; d; d = d->next)
+        rank++;
     int64_t *dims = allocate(rank + 1, sizeof *dims);
     dims[0] = -1;
     size_t at = batched;
@@ -154,7 +159,8 @@ TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
     for (size_t i = 0; i < session->inputs.count; i++) {
         const char *name = session->inputs.tensors[i].name;
         size_t at = 0;
-        while (at < model->inputs.count && strcmp(model->inputs.ports[at].name, name) != 0) at++;
+        while (at < model->inputs.count && strcmp(model->inputs.ports[at].name, name) != 0)
+            at++;
         if (at == model->inputs.count)
             return INVALID("unable to load model '%s': the model's input ['%s'] is not in the "
                            "configuration",
@@ -165,6 +171,7 @@ TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
     for (size_t i = 0; i < model->inputs.count; i++, io = io->next) {
         Port *port = &model->inputs.ports[i];
         const Tensor *tensor = tensor_named(&session->inputs, port->name);
+        port->is_required = tensor != NULL;
         if (!tensor) tensor = tensor_named(&session->optional, port->name);
         TRY(check_port(model, "input", io, port, tensor, &session->inputs));
         port->is_scalar = tensor->rank == 0;
@@ -172,9 +179,15 @@ TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
     listed = json_get(model->config, "output");
     io = listed ? listed->first : NULL;
     for (size_t i = 0; i < model->outputs.count; i++, io = io->next) {
-        const Port *port = &model->outputs.ports[i];
-        TRY(check_port(model, "output", io, port, tensor_named(&session->outputs, port->name),
-                       &session->outputs));
+        Port *port = &model->outputs.ports[i];
+        const Tensor *tensor = tensor_named(&session->outputs, port->name);
+        TRY(check_port(model, "output", io, port, tensor, &session->outputs));
+        port->rank = tensor->rank;
+        port->dims = allocate(tensor->rank, sizeof(int64_t));
+        memcpy(port->dims, tensor->dims, tensor->rank * sizeof(int64_t));
+        port->is_sized = port->type->size > 0 && port->rank > 0;
+        for (size_t j = model->max_batch_size > 0; j < tensor->rank; j++)
+            port->is_sized = port->is_sized && tensor->dims[j] >= 0;
     }
     return NULL;
 }
@@ -193,15 +206,16 @@ static void add_ports(Text *t, const char *side, const Tensors *tensors, bool ba
         add(t, "%s{\"name\":", i ? "," : "");
         add_string(t, tensor->name);
         add(t, ",\"data_type\":\"%s\",\"dims\":", tensor->type ? tensor->type->name : "");
-        if (tensor->rank > skip) add_dims(t, tensor->dims + skip, tensor->rank - skip);
-        else add(t, "[1]%s", batched ? ",\"reshape\":{\"shape\":[]}" : "");
+        if (tensor->rank > skip)
+            add_dims(t, tensor->dims + skip, tensor->rank - skip);
+        else
+            add(t, "[1]%s", batched ? ",\"reshape\":{\"shape\":[]}" : "");
         add(t, "}");
     }
     add(t, "]");
 }
 
-static TRITONSERVER_Error *set_config(const Model *model, const Session *session,
-                                      const char *original) {
+static TRITONSERVER_Error *set_config(const Model *model, const Session *session) {
     bool batches = can_batch(&session->inputs) && can_batch(&session->outputs);
     int64_t most = model->max_batch_size;
     if (!batches && most > 0)
@@ -218,7 +232,7 @@ static TRITONSERVER_Error *set_config(const Model *model, const Session *session
         if (is_replaced) continue;
         add(&t, ",");
         add_string(&t, key->key);
-        add(&t, ":%.*s", (int)(key->end - key->start), original + key->start);
+        add(&t, ":%.*s", (int)(key->end - key->start), model->text + key->start);
     }
     if (model->inputs.count == 0) add_ports(&t, "input", &session->inputs, most > 0);
     if (model->outputs.count == 0) add_ports(&t, "output", &session->outputs, most > 0);
@@ -227,7 +241,8 @@ static TRITONSERVER_Error *set_config(const Model *model, const Session *session
         add(&t, ",\"dynamic_batching\":{}");
     add(&t, "}");
     TRITONSERVER_Message *message;
-    TRITONSERVER_Error *error = TRITONSERVER_MessageNewFromSerializedJson(&message, t.text, t.length);
+    TRITONSERVER_Error *error =
+        TRITONSERVER_MessageNewFromSerializedJson(&message, t.text, t.length);
     free(t.text);
     TRY(error);
     error = TRITONBACKEND_ModelSetConfig(model->handle, 1, message);
@@ -236,18 +251,10 @@ static TRITONSERVER_Error *set_config(const Model *model, const Session *session
 }
 
 TRITONSERVER_Error *signature_complete(Model *model) {
-    TRITONSERVER_Message *message;
-    const char *text;
-    size_t length;
     Session *session;
     if (model->inputs.count && model->outputs.count) return NULL;
     TRY(session_open(model, false, 0, false, &session));
-    TRITONSERVER_Error *error = TRITONBACKEND_ModelConfig(model->handle, 1, &message);
-    if (!error) {
-        error = TRITONSERVER_MessageSerializeToJson(message, &text, &length);
-        if (!error) error = set_config(model, session, text);
-        TRITONSERVER_MessageDelete(message);
-    }
+    TRITONSERVER_Error *error = set_config(model, session);
     session_close(session);
     return error ? error : configuration_read(model);
 }

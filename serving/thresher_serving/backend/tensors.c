@@ -17,7 +17,8 @@ static TRITONSERVER_Error *reserve(Buffer *buffer, size_t size) {
     buffer->capacity = 0;
     buffer->data = aligned_alloc(ALIGNMENT, capacity);
     if (!buffer->data)
-        return error_new(TRITONSERVER_ERROR_UNAVAILABLE, "no memory for an input of %zu bytes", size);
+        return error_new(TRITONSERVER_ERROR_UNAVAILABLE, "no memory for an input of %zu bytes",
+                         size);
     buffer->capacity = capacity;
     return NULL;
 }
@@ -42,8 +43,8 @@ TRITONSERVER_Error *given_read(const Model *model, const Port *port, TRITONBACKE
     TRITONSERVER_DataType type;
     int64_t expected;
     given->handle = handle;
-    TRY(TRITONBACKEND_InputProperties(handle, NULL, &type, &given->shape, &given->rank, &given->size,
-                                      &given->num_buffers));
+    TRY(TRITONBACKEND_InputProperties(handle, NULL, &type, &given->shape, &given->rank,
+                                      &given->size, &given->num_buffers));
     if (type != port->type->triton)
         return INVALID("input '%s' has another data type than %s", port->name, port->type->name);
     if (model->max_batch_size > 0 && given->rank == 0)
@@ -116,7 +117,8 @@ static TRITONSERVER_Error *find_in_place(const Instance *instance, const DataTyp
     const void *found;
     uint64_t size;
     const Session *session = instance->session;
-    TRITONSERVER_MemoryType memory = session->gpu ? TRITONSERVER_MEMORY_GPU : TRITONSERVER_MEMORY_CPU;
+    TRITONSERVER_MemoryType memory =
+        session->gpu ? TRITONSERVER_MEMORY_GPU : TRITONSERVER_MEMORY_CPU;
     int64_t id = session->gpu_id;
     if (given->num_buffers != 1 || type->onnx == ONNX_TYPE_BOOL) return NULL;
     TRY(TRITONBACKEND_InputBuffer(given->handle, 0, &found, &size, &memory, &id));
@@ -138,7 +140,8 @@ static TRITONSERVER_Error *gather_elements(const DataType *type, Buffer *buffer,
         done += given[i]->size;
     }
     if (type->onnx == ONNX_TYPE_BOOL) /* in C++ a bool of another value is undefined behaviour */
-        for (size_t i = 0; i < size; i++) buffer->data[i] = buffer->data[i] != 0;
+        for (size_t i = 0; i < size; i++)
+            buffer->data[i] = buffer->data[i] != 0;
     return NULL;
 }
 
@@ -164,9 +167,9 @@ TRITONSERVER_Error *tensor_gather(Instance *instance, size_t input, const Given 
         TRY(gather_elements(port->type, buffer, given, num_requests, size));
         data = buffer->data;
     }
-    return ort_error(ort.CreateTensorWithDataAsOrtValue(where, data, size, shape, rank,
-                                                        port->type->onnx, value),
-                     NULL);
+    return ort_error(
+        ort.CreateTensorWithDataAsOrtValue(where, data, size, shape, rank, port->type->onnx, value),
+        NULL);
 }
 
 TRITONSERVER_Error *result_read(OrtValue *value, const DataType *type, Result *result) {
@@ -186,7 +189,8 @@ TRITONSERVER_Error *result_read(OrtValue *value, const DataType *type, Result *r
         return error_new(TRITONSERVER_ERROR_INTERNAL, "the model gives another type than %s",
                          type->name);
     result->num_elements = 1;
-    for (size_t i = 0; i < result->rank; i++) result->num_elements *= (uint64_t)result->shape[i];
+    for (size_t i = 0; i < result->rank; i++)
+        result->num_elements *= (uint64_t)result->shape[i];
     if (type->size) {
         TRY_ORT(ort.GetTensorMutableData(value, &data));
         result->data = data;
@@ -200,6 +204,37 @@ TRITONSERVER_Error *result_read(OrtValue *value, const DataType *type, Result *r
                                        result->num_elements));
     result->offsets[result->num_elements] = length;
     return NULL;
+}
+
+TRITONSERVER_Error *result_place(const Session *session, const Port *port,
+                                 TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
+                                 uint64_t num_rows, OrtValue **value) {
+    TRITONBACKEND_Output *output;
+    TRITONSERVER_MemoryType type = TRITONSERVER_MEMORY_GPU;
+    int64_t id = session->gpu_id, shape[port->rank + 1];
+    size_t size = port->type->size;
+    void *data;
+    for (size_t i = 0; i < port->rank; i++) {
+        shape[i] = port->dims[i] < 0 ? (int64_t)num_rows : port->dims[i];
+        size *= (size_t)shape[i];
+    }
+    size_t asked = size;
+    TRITONSERVER_Error *error =
+        TRITONBACKEND_RequestOutputBufferProperties(request, port->name, &asked, &type, &id);
+    if (error) { /* the allocator cannot say */
+        TRITONSERVER_ErrorDelete(error);
+        return NULL;
+    }
+    if (type != TRITONSERVER_MEMORY_GPU || id != session->gpu_id || size == 0) return NULL;
+    TRY(TRITONBACKEND_ResponseOutput(response, &output, port->name, port->type->triton, shape,
+                                     (uint32_t)port->rank));
+    TRY(TRITONBACKEND_OutputBuffer(output, &data, size, &type, &id));
+    if (type != TRITONSERVER_MEMORY_GPU || id != session->gpu_id)
+        return error_new(TRITONSERVER_ERROR_INTERNAL,
+                         "output '%s': Triton offers memory of a GPU and gives other", port->name);
+    return ort_error(ort.CreateTensorWithDataAsOrtValue(session->gpu, data, size, shape, port->rank,
+                                                        port->type->onnx, value),
+                     NULL);
 }
 
 void result_free(Result *result) {
@@ -236,9 +271,8 @@ TRITONSERVER_Error *result_send(const Port *port, const Result *result, uint64_t
         count = num_rows * each;
         result->shape[0] = (int64_t)num_rows;
     }
-    TRITONSERVER_Error *error =
-        TRITONBACKEND_ResponseOutput(response, &output, port->name, port->type->triton,
-                                     result->shape, (uint32_t)result->rank);
+    TRITONSERVER_Error *error = TRITONBACKEND_ResponseOutput(
+        response, &output, port->name, port->type->triton, result->shape, (uint32_t)result->rank);
     result->shape[0] = rows;
     TRY(error);
     char *packed = NULL;

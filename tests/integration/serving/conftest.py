@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import thresher_serving
+from support.backend import with_compiled_backend
 from thresher import Decision
 from thresher_serving import Client, RunningServer, Runtime, find_runtime, start_server
 
@@ -94,23 +92,6 @@ def decision_parameter(version: int, decision: Decision) -> str:
 
 
 Publish = Callable[..., Path]
-SOURCES = Path(thresher_serving.__file__).parent / "backend"
-
-
-def with_compiled_backend(runtime: Runtime, folder: Path, *options: str) -> Runtime:
-    """Return a runtime whose onnxruntime backend is compiled from the sources of this package."""
-    backend = folder / "onnxruntime"
-    backend.mkdir()
-    sources = sorted(map(str, SOURCES.glob("*.c")))
-    command = ["cc", "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", *options]
-    command += ["-o", str(backend / "libtriton_onnxruntime.so"), *sources]
-    subprocess.run([*command, "-ldl", "-lpthread", "-lm"], check=True)
-    packages = runtime.server.parents[3]
-    library = next((packages / "onnxruntime/capi").glob("libonnxruntime.so.*"))
-    (backend / "libonnxruntime.so").symlink_to(library)
-    for other in ("python", "tokenizer"):
-        (folder / other).symlink_to(runtime.backend_directory / other)
-    return dataclasses.replace(runtime, backend_directory=folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,51 @@
+/* A stand-in for Triton: what the backend calls, with requests that no client could send. */
+#ifndef FAKE_TRITON_H
+#define FAKE_TRITON_H
+
+#include "triton_abi.h"
+
+enum { MOST = 8 };
+
+struct TRITONBACKEND_Input {
+    const char *name;
+    TRITONSERVER_DataType type;
+    int64_t shape[MOST];
+    uint32_t rank, num_buffers;
+    const void *buffers[MOST];
+    uint64_t sizes[MOST];
+    TRITONSERVER_MemoryType memory;
+};
+
+struct TRITONBACKEND_Output {
+    const char *name;
+    TRITONSERVER_DataType type;
+    int64_t shape[MOST];
+    uint32_t rank;
+    char *data;
+    uint64_t size;
+    struct TRITONBACKEND_Request *request;
+};
+
+struct TRITONBACKEND_Request {
+    struct TRITONBACKEND_Input inputs[MOST];
+    uint32_t num_inputs, num_outputs;
+    const char *outputs[MOST];
+    bool is_cancelled, has_no_room; /* has_no_room: its client's output buffer is too small */
+    /* what came of it */
+    struct TRITONBACKEND_Output answers[MOST];
+    uint32_t num_answers;
+    int num_responses, num_releases, num_reports;
+    TRITONSERVER_Error_Code code;
+    char error[512]; /* empty if it was answered */
+};
+
+extern int num_runs, run_sizes[64]; /* as reported */
+extern char last_log[4096];
+
+void fake_open(const char *library_folder, const char *model_folder, const char *config);
+void fake_execute(struct TRITONBACKEND_Request *requests, uint32_t count);
+void fake_close(void);
+void fake_add(struct TRITONBACKEND_Request *request, const char *name, TRITONSERVER_DataType type,
+              const int64_t *shape, uint32_t rank, const void *data, uint64_t size);
+
+#endif
