@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from support.backend import with_compiled_backend
 from thresher import Decision
 from thresher_serving import Client, RunningServer, Runtime, find_runtime, start_server
 
@@ -95,8 +94,8 @@ Publish = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    return with_compiled_backend(find_runtime(), tmp_path_factory.mktemp("backends"))
+def runtime() -> Runtime:
+    return find_runtime()
 
 
 @pytest.fixture(scope="session")

@@ -99,8 +99,32 @@ def _document(rng: random.Random, level: int = 0) -> Any:
 
 
 def _mutated(rng: random.Random, document: bytes) -> bytes:
-    pieces = [b'"', b"\\", b"\\u", b"\\ud83d", b"\\ude00", b"\0", b"\xff", b"\xed\xa0\x80", b"[", b"]"]
-    pieces += [b"{", b"}", b",", b":", b"-", b"0", b"1e", b".", b" ", b"nul", b"\xc0\x80", b"\\u0000"]
+    pieces = [
+        b'"',
+        b"\\",
+        b"\\u",
+        b"\\ud83d",
+        b"\\ude00",
+        b"\0",
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"[",
+        b"]",
+    ]
+    pieces += [
+        b"{",
+        b"}",
+        b",",
+        b":",
+        b"-",
+        b"0",
+        b"1e",
+        b".",
+        b" ",
+        b"nul",
+        b"\xc0\x80",
+        b"\\u0000",
+    ]
     changed = bytearray(document)
     for _ in range(rng.randrange(1, 4)):
         at = rng.randrange(len(changed) + 1)
@@ -146,8 +170,8 @@ def test_documents_and_what_is_made_of_them_are_read_as_python_reads_them(read: 
 
 
 def test_every_start_of_a_document_is_read_as_python_reads_it(read: Read) -> None:
-    text = json.dumps({"a": [1, -0.5e3, "\u00fc\\\"", {"": None}, [], {}, True]}).encode()
-    text += "\"ü😀\\ud83d\\ude00\"".encode()
+    text = json.dumps({"a": [1, -0.5e3, '\u00fc\\"', {"": None}, [], {}, True]}).encode()
+    text += '"ü😀\\ud83d\\ude00"'.encode()
     documents = [text[:end] for end in range(len(text) + 1)]
     documents += [text[start:] for start in range(len(text))]
     _agree(documents, read(documents))
