@@ -34,6 +34,16 @@ def compile_backend(folder: Path, *options: str) -> Path:
     return compile_c(target, sorted(SOURCES.glob("*.c")), *flags, *options).parent
 
 
+def sanitized(runtime: Runtime) -> Runtime:
+    """Return a runtime whose server can load a library that was compiled with sanitizers."""
+    library = subprocess.run(
+        ["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    # memory that the server itself keeps to its end is no concern of this test
+    around = {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"}
+    return dataclasses.replace(runtime, search_paths={**runtime.search_paths, **around})
+
+
 def with_compiled_backend(runtime: Runtime, folder: Path, *options: str) -> Runtime:
     """Return a runtime whose onnxruntime backend is the compiled one.
 

@@ -7,6 +7,7 @@
 
 enum {
     ALIGNMENT = 64,
+    MOST_DIMENSIONS = 64,
     KEPT_BYTES = 4 << 20 /* a buffer above this is freed after the execution that needed it */
 };
 
@@ -47,6 +48,8 @@ TRITONSERVER_Error *given_read(const Model *model, const Port *port, TRITONBACKE
                                       &given->size, &given->num_buffers));
     if (type != port->type->triton)
         return INVALID("input '%s' has another data type than %s", port->name, port->type->name);
+    if (given->rank > MOST_DIMENSIONS)
+        return INVALID("input '%s' has %u dimensions", port->name, given->rank);
     if (model->max_batch_size > 0 && given->rank == 0)
         return INVALID("input '%s' has no batch dimension", port->name);
     TRY(count_elements(port->name, given->shape, given->rank, &given->num_elements));

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from support.backend import SANITIZERS, sanitized, with_compiled_backend
+from support.served_models import BOOL, FLOAT, INT64, PAIR, config, identity, network
 from thresher import Decision
 from thresher_serving import Client, RunningServer, Runtime, find_runtime, start_server
 
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 LABELS = ("rain", "fog", "snow")
-
-Shape = Sequence[int | str]
-
-
-def network(
-    nodes: Sequence[tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]],
-    inputs: Mapping[str, tuple[int, Shape]],
-    outputs: Mapping[str, tuple[int, Shape]],
-    constants: Mapping[str, Any] | None = None,
-) -> bytes:
-    """Return an ONNX file's bytes: opset 20, IR 10."""
-    graph = helper.make_graph(
-        [helper.make_node(op, list(i), list(o), **kw) for op, i, o, kw in nodes],
-        "graph",
-        [helper.make_tensor_value_info(name, *spec) for name, spec in inputs.items()],
-        [helper.make_tensor_value_info(name, *spec) for name, spec in outputs.items()],
-        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
 
 
 def head(thresholds: np.ndarray) -> bytes:
@@ -60,28 +39,12 @@ def head(thresholds: np.ndarray) -> bytes:
     )
 
 
-def identity(kind: int, shape: Shape = ("batch", 2)) -> bytes:
-    """Return a network that gives back its input."""
-    return network([("Identity", ["x"], ["y"], {})], {"x": (kind, shape)}, {"y": (kind, shape)})
-
-
 HEAD_IO = """
 input { name: "x" data_type: TYPE_FP32 dims: 3 }
 output { name: "logits" data_type: TYPE_FP32 dims: 3 }
 output { name: "probabilities" data_type: TYPE_FP32 dims: 3 label_filename: "labels.txt" }
 output { name: "labels" data_type: TYPE_BOOL dims: 3 }
 """
-PAIR = """
-input { name: "x" data_type: TYPE_FP32 dims: 2 }
-output { name: "y" data_type: TYPE_FP32 dims: 2 }
-"""
-ONE = "instance_group { count: 1 kind: KIND_CPU }\n"
-
-
-def config(body: str, *, batch: int = 4) -> str:
-    """Return a config.pbtxt for our backend, with one instance."""
-    start = f'backend: "onnxruntime"\nmax_batch_size: {batch}\n'
-    return start + body + ("" if "instance_group" in body else ONE)
 
 
 def decision_parameter(version: int, decision: Decision) -> str:
@@ -94,8 +57,12 @@ Publish = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def runtime() -> Runtime:
-    return find_runtime()
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    installed = find_runtime()
+    if "THRESHER_TEST_SANITIZERS" in os.environ:  # set by test_backend_sanitizers.py
+        folder = tmp_path_factory.mktemp("backends")
+        return sanitized(with_compiled_backend(installed, folder, *SANITIZERS))
+    return installed
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from integration.serving.conftest import FLOAT, PAIR, Publish, config, identity
+from integration.serving.conftest import Publish
+from support.served_models import FLOAT, PAIR, config, identity
 from thresher.cli import main
 from thresher.errors import RuntimeUnavailableError
 from thresher_serving import (

@@ -129,8 +129,11 @@ int main(int count, char **arguments) {
         int64_t shape[] = {1, 4};
         requests[num_requests] = (TRITONBACKEND_Request){.num_outputs = 1, .outputs = {"y"}};
         fake_add(&requests[num_requests++], "x", TRITONSERVER_TYPE_BOOL, shape, 2, "\0\1\2\xff", 4);
+    } else if (strcmp(scenario, "warmup") == 0) { /* two executions, then a user's */
+        for (int i = 0; i < 3; i++) fake_execute(ask(1, 2, (float)i), 1, i == 2);
+        num_requests = 0;
     }
-    fake_execute(requests, num_requests);
+    fake_execute(requests, num_requests, 1);
     for (uint32_t i = 0; i < num_requests; i++) put(&requests[i]);
     printf("runs");
     for (int i = 0; i < num_runs; i++) printf(" %d", run_sizes[i]);

@@ -43,7 +43,8 @@ extern int num_runs, run_sizes[64]; /* as reported */
 extern char last_log[4096];
 
 void fake_open(const char *library_folder, const char *model_folder, const char *config);
-void fake_execute(struct TRITONBACKEND_Request *requests, uint32_t count);
+/* num_reports: how often each request has to be in the statistics. */
+void fake_execute(struct TRITONBACKEND_Request *requests, uint32_t count, int num_reports);
 void fake_close(void);
 void fake_add(struct TRITONBACKEND_Request *request, const char *name, TRITONSERVER_DataType type,
               const int64_t *shape, uint32_t rank, const void *data, uint64_t size);

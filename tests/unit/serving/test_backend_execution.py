@@ -31,6 +31,8 @@ def _model(folder: Path, kind: str) -> str:
     (folder / "1/model.onnx").write_bytes(model.SerializeToString())
     io = {"data_type": f"TYPE_{kind}", "dims": [-1]}
     config = {"name": "net", "max_batch_size": 8, "input": [{"name": "x", **io}]}
+    if folder.name == "warmup":
+        config["model_warmup"] = [{"name": "a", "batch_size": 1, "count": 2}, {"batch_size": 0}]
     return json.dumps({**config, "output": [{"name": "y", **io}]})
 
 
@@ -140,3 +142,7 @@ def test_strings_keep_every_byte_and_wrong_ones_are_refused(execute: Execute) ->
 def test_a_bool_of_another_value_is_true(execute: Execute) -> None:
     lines, _ = execute("bools", "BOOL")
     assert lines == ["y[1,4] 00 01 01 01"]
+
+
+def test_executions_of_the_warmup_are_not_reported(execute: Execute) -> None:
+    assert execute("warmup") == ([], [1])

@@ -38,7 +38,7 @@ class _Number(str):
     """A number as it is written."""
 
 
-class _Unlike(Exception):
+class _UnlikeError(Exception):
     """Python reads what this reader refuses."""
 
 
@@ -48,7 +48,7 @@ def _line(value: Any) -> str:
         return f"i{int(value)}" if is_whole else f"n{value}"
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-            raise _Unlike
+            raise _UnlikeError
         return f'"{value.encode().hex()}"'
     if isinstance(value, list):
         return "[" + "".join(f"{_line(one)}," for one in value) + "]"
@@ -56,15 +56,6 @@ def _line(value: Any) -> str:
         members = (f"{_line(key)[1:-1]}:{_line(one)}," for key, one in value)
         return "{" + "".join(members) + "}"
     return json.dumps(value)
-
-
-def _depth(document: bytes) -> int:
-    """Return how many brackets are open at once, at most; those in strings count."""
-    deepest = level = 0
-    for byte in document:
-        level += (byte in b"[{") - (byte in b"]}")
-        deepest = max(deepest, level)
-    return deepest
 
 
 def _refuse_constant(name: str) -> Any:
@@ -82,7 +73,7 @@ def oracle(document: bytes) -> str | None:
             parse_constant=_refuse_constant,
         )
         return _line(value)
-    except (ValueError, RecursionError, _Unlike):
+    except (ValueError, RecursionError, _UnlikeError):
         return None
 
 
@@ -99,32 +90,8 @@ def _document(rng: random.Random, level: int = 0) -> Any:
 
 
 def _mutated(rng: random.Random, document: bytes) -> bytes:
-    pieces = [
-        b'"',
-        b"\\",
-        b"\\u",
-        b"\\ud83d",
-        b"\\ude00",
-        b"\0",
-        b"\xff",
-        b"\xed\xa0\x80",
-        b"[",
-        b"]",
-    ]
-    pieces += [
-        b"{",
-        b"}",
-        b",",
-        b":",
-        b"-",
-        b"0",
-        b"1e",
-        b".",
-        b" ",
-        b"nul",
-        b"\xc0\x80",
-        b"\\u0000",
-    ]
+    pieces = [b"\\u", b"\\ud83d", b"\\ude00", b"\\u0000", b"\xc0\x80", b"\xed\xa0\x80", b"nul"]
+    pieces += [bytes([byte]) for byte in b'"\\[]{},:-0.e \0\xff']
     changed = bytearray(document)
     for _ in range(rng.randrange(1, 4)):
         at = rng.randrange(len(changed) + 1)
@@ -206,7 +173,6 @@ def test_what_is_refused_is_named(read: Read, document: bytes, why: str) -> None
 
 def test_sixty_four_levels_and_numbers_of_any_size_are_read(read: Read) -> None:
     deep = b"[" * 64 + b"]" * 64
-    assert _depth(deep) == 64
     huge = [b"9" * 5000, b"1e999999999", b"-0", b"-9223372036854775808", b"9223372036854775808"]
     lines = read([deep, *huge])
     assert lines[0].count("[") == 64
