@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from thresher.config_pbtxt import CONFIG_FILE, read_config
-from thresher.errors import PublishError, RuntimeUnavailableError
+from thresher.errors import RuntimeUnavailableError
 from thresher_serving.embedded.runtime_backends import (
     backend_folder,
     cuda_libraries,
@@ -39,7 +38,7 @@ from thresher_serving.embedded.runtime_platform import (
     server_libraries,
     site_packages,
 )
-from thresher_serving.embedded.runtime_texts import why_no_texts
+from thresher_serving.embedded.runtime_texts import is_text_model, why_no_texts
 
 __all__ = ["Runtime", "find_runtime", "install_runtime", "remove_runtime", "runtime_info"]
 
@@ -93,9 +92,7 @@ class Runtime:
         if self.no_texts is None:
             return {}
         return {
-            name: f"{name}: {self.no_texts}"
-            for name in names
-            if _takes_texts(repository / name / CONFIG_FILE)
+            name: f"{name}: {self.no_texts}" for name in names if is_text_model(repository / name)
         }
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -113,13 +110,6 @@ class Runtime:
                 environment.pop(name, None)
             environment["PYTHONNOUSERSITE"] = "1"
         return environment
-
-
-def _takes_texts(path: Path) -> bool:
-    try:
-        return bool(read_config(path).backend == "tokenizer")
-    except (OSError, PublishError):
-        return False  # Triton says what is wrong with it
 
 
 def find_runtime(

@@ -13,14 +13,23 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from thresher.errors import RuntimeUnavailableError
+from thresher.config_pbtxt import CONFIG_FILE, read_config
+from thresher.errors import PublishError, RuntimeUnavailableError
 from thresher_serving.embedded.runtime_platform import server_libraries, site_packages, takes_texts
 from thresher_serving.embedded.runtime_wheels import last_lines
 
-__all__ = ["STUB", "find_libpython", "why_no_texts"]
+__all__ = ["STUB", "find_libpython", "is_text_model", "why_no_texts"]
 
 STUB = "triton_python_backend_stub"
 """The program that runs a model of Triton's Python backend."""
+
+
+def is_text_model(folder: Path) -> bool:
+    """Return whether a model's configuration says that it takes texts."""
+    try:
+        return bool(read_config(folder / CONFIG_FILE).backend == "tokenizer")
+    except (OSError, PublishError):
+        return False  # Triton says what is wrong with it
 
 
 def why_no_texts(folder: Path) -> tuple[str | None, Path | None]:
