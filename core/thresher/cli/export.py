@@ -43,9 +43,7 @@ __all__ = ["export", "verify"]
 @click.option(
     "--target-triton",
     metavar="RELEASE",
-    default="24.10",
-    show_default=True,
-    help="The oldest Triton release that is to load the model.",
+    help="The Triton release that serves, or the oldest that may; 24.10 where nothing is said.",
 )
 @click.option(
     "--has-sigmoid",
@@ -73,7 +71,7 @@ def export(
     no_serve: bool,
     max_batch_size: int | None,
     precision: Any,
-    target_triton: str,
+    target_triton: str | None,
     has_sigmoid: bool,
     text: bool,
     settings: tuple[str, ...],
