@@ -43,6 +43,8 @@ __all__ = ["export", "verify"]
 @click.option(
     "--target-triton",
     metavar="RELEASE",
+    envvar="THRESHER_TARGET_TRITON",
+    show_envvar=True,
     help="The Triton release that serves, or the oldest that may; 24.10 where nothing is said.",
 )
 @click.option(
