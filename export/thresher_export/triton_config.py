@@ -155,7 +155,10 @@ def _add_accelerators(
 
 
 def _tensorrt(
-    model: onnx.ModelProto, options: TritonOptions, tensorrt: TensorRtOptions, release: TritonRelease
+    model: onnx.ModelProto,
+    options: TritonOptions,
+    tensorrt: TensorRtOptions,
+    release: TritonRelease,
 ) -> dict[str, str]:
     """Return TensorRT's parameters, as far as the release takes them."""
     if not release.compiles_on_each_gpu and "instance_group" not in options.config:

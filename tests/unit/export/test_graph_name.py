@@ -1,4 +1,4 @@
-"""TensorRT's compiled engines are kept apart by the graph's name, since their key leaves weights out."""
+"""TensorRT's engines are kept apart by the graph's name, since their key leaves weights out."""
 
 import hashlib
 from pathlib import Path
@@ -48,7 +48,9 @@ def branching(weights: np.ndarray) -> ir.Model:
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
         helper.make_node("Greater", ["largest", "zero"], ["is_large"]),
-        helper.make_node("If", ["is_large"], ["y"], then_branch=branch("a"), else_branch=branch("b")),
+        helper.make_node(
+            "If", ["is_large"], ["y"], then_branch=branch("a"), else_branch=branch("b")
+        ),
     ]
     graph = helper.make_graph(
         nodes,

@@ -191,8 +191,11 @@ def test_without_free_axes_the_warmup_settles_the_shapes() -> None:
 
     def written(tensorrt: TensorRtOptions) -> bool:
         made = build_config(
-            *(fixed, DECISION),
-            **{"name": "m", "version": 3, "release": "26.08"},
+            fixed,
+            DECISION,
+            name="m",
+            version=3,
+            release="26.08",
             options=TritonOptions(tensorrt=tensorrt),
         )
         accelerator, _ = made.optimization.execution_accelerators.gpu_execution_accelerator

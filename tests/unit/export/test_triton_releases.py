@@ -84,7 +84,9 @@ def test_a_release_whose_onnx_runtime_is_not_known_is_held_to_the_one_before() -
     assert unknown == ["26.09", "26.10"]
     for name in unknown:
         check_loadable(model(26, 13), name)
-        with pytest.raises(ConversionError, match=r"\(ONNX Runtime 1.28.0 or newer\) loads at most"):
+        with pytest.raises(
+            ConversionError, match=r"\(ONNX Runtime 1.28.0 or newer\) loads at most"
+        ):
             check_loadable(model(27, 13), name)
 
 

@@ -84,8 +84,9 @@ def test_compose_builds_both_of_the_one_file() -> None:
 
 def test_texts_can_be_served_in_the_model_host() -> None:
     triton = recipe()[recipe().index(" AS triton") : recipe().index(" AS jobs")]
-    assert "COPY serving/thresher_serving/backends/tokenizer /opt/tritonserver/backends/tokeniz" in (
-        triton
+    assert (
+        "COPY serving/thresher_serving/backends/tokenizer /opt/tritonserver/backends/tokeniz"
+        in (triton)
     )
     (pattern,) = re.findall(r"grep '([^']+)'", triton)
     pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if

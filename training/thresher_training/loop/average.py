@@ -36,7 +36,9 @@ class Average:
     def update(self, network: nn.Module) -> None:
         """Take a step's weights in; the first step's are the first average."""
         pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()] if self._num_updates else []
+        floats = (
+            [pair for pair in pairs if pair[0].is_floating_point()] if self._num_updates else []
+        )
         if floats:
             kept = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
             means, values = zip(*floats, strict=True)
