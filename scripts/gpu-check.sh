@@ -12,7 +12,7 @@ if [ "${1:-}" = pack ]; then
     exec "$python" -m pip install --quiet --upgrade --target "$packages" --no-deps \
         --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
         --platform manylinux2014_x86_64 --constraint constraints.txt \
-        onnx-ir onnxscript ml-dtypes click filelock rich markdown-it-py mdurl pygments
+        onnx-ir onnxscript ml-dtypes
 fi
 export PYTHONPATH="$PWD/scripts:$PWD/core:$PWD/training:$PWD/export:$PWD/serving:${PYTHONPATH:-}:$packages"
 "$python" -m gpu_check "$@" || echo "gpu-check itself failed, with exit code $?" >&2

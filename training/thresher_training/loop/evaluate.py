@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ def _full_precision() -> Iterator[None]:
     torch has two sets of flags for that, and some of its code raises where they disagree. Both are
     set here and put back; the older ones where they can be read, which is where they were used.
     """
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    backends: Any = torch.backends  # its types know the older flags alone
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
     flags = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     before = [flag.fp32_precision for flag in flags]
     matmul = convolutions = None
