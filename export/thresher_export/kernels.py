@@ -87,7 +87,7 @@ def check_kernels(model: ir.Model, target: str) -> None:
         if able:
             advice += f"; or serve with Triton {able[0].name}: --target-triton {able[0].name}"
         raise ConversionError(
-            f"Triton {release.name} (ONNX Runtime {release.onnxruntime}) cannot compute "
+            f"Triton {release.name} ({release.runtime}) cannot compute "
             f"{node.op_type} on {types}{_place(node)}. {advice}"
         )
 

@@ -32,6 +32,7 @@ from thresher.tolerances import tolerances_for
 from thresher_export.certify import certify
 from thresher_export.converted import converted
 from thresher_export.golden import write_golden
+from thresher_export.graph_name import name_by_content
 from thresher_export.head import append_decision_head, replace_decision_head
 from thresher_export.onnx_file import load_model, save_model
 from thresher_export.parity import (
@@ -76,8 +77,8 @@ class ExportOptions:
 
     precision: Precision = "fp32"
     """What the body computes in; the head and the layer before it are FP32 always."""
-    target_triton: str = DEFAULT_TARGET
-    """The oldest Triton release that is to load the model."""
+    target_triton: str | None = None
+    """The Triton release that serves, or the oldest that may; None is the oldest of the table."""
     has_sigmoid: bool = False
     """The network ends in a sigmoid, which is taken off: the head brings its own."""
     triton: TritonOptions = field(default_factory=TritonOptions)
@@ -89,12 +90,17 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        triton_release(self.target_triton)
+        triton_release(self.release)
+
+    @property
+    def release(self) -> str:
+        """The name of the Triton release that the model is made for."""
+        return self.target_triton or DEFAULT_TARGET
 
     @property
     def settings_sha256(self) -> str:
         """The digest of how Triton is asked to run it; a recipe, which never changes, is not in."""
-        asked = [self.target_triton, to_mapping(self.triton), self.settings]
+        asked = [self.release, to_mapping(self.triton), self.settings]
         return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -161,7 +167,8 @@ def export_version(
         program, model, weights_sha256 = _model(
             version, decision, splits[SPLITS[0]], reusable, repository, options, progress
         )
-        check_loadable(model, options.target_triton)
+        check_loadable(model, options.release)
+        name_by_content(model)
         known = known_digests(repository, reusable)
         files = save_model(model, staged / MODEL_FILE)
         tolerances = tolerances_of(model)
@@ -254,7 +261,7 @@ def _model(
         version,
         validation,
         precision=options.precision,
-        target_triton=options.target_triton,
+        target_triton=options.release,
         has_sigmoid=options.has_sigmoid,
     )
     return program, append_decision_head(body, decision), weights_sha256
@@ -280,6 +287,7 @@ def _publish(
         name=version.name,
         version=version.version,
         options=triton,
+        release=options.release,
         facts={
             "run": version.run_id,
             "precision": options.precision,
@@ -328,7 +336,13 @@ def _triton_options(version: ModelVersion, options: ExportOptions) -> TritonOpti
             raise ConfigError(f"{version.uri}: {RECIPE_FILE}: not valid TOML: {error}") from None
         layers.append((f"{version.uri}: {RECIPE_FILE}", recipe.get(SECTION, {})))
     layers.append(("--set", options.settings))
-    return laid_over(options.triton, *layers)
+    triton = laid_over(options.triton, *layers)
+    if triton.tensorrt is not None and options.target_triton is None:
+        raise ConfigError(
+            f"{version.uri}: triton.tensorrt needs the Triton release that serves, since TensorRT "
+            "differs from one to the next: --target-triton RELEASE, such as 26.08"
+        )
+    return triton
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The config.pbtxt of a model with a decision head, complete, built as protobuf.
 
 Source: Triton's model configuration (`model_config.proto`, release 24.10) and the ONNX Runtime
-backend's parameters.
+backend's parameters (its README and `src/onnxruntime.cc`, releases 24.10 to 26.06).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from thresher.errors import ConfigError, ConversionError, unknown_name
 from thresher.repository import LABELS_FILE, decision_key
 from thresher_export.triton_options import TensorRtOptions, TritonOptions
 from thresher_export.triton_overrides import override_config
+from thresher_export.triton_releases import DEFAULT_TARGET, TritonRelease, triton_release
 
 __all__ = ["build_config"]
 
@@ -50,6 +51,7 @@ def build_config(
     version: int,
     options: TritonOptions | None = None,
     facts: Mapping[str, str] | None = None,
+    release: str = DEFAULT_TARGET,
 ) -> Any:
     """Return the `ModelConfig` message that serves one version of a model.
 
@@ -64,6 +66,7 @@ def build_config(
         version: The version's number, the one MLflow gave.
         options: Batching, instances, warmup, accelerators, and what is laid over.
         facts: More parameters of the version, such as ``run``, by name.
+        release: The Triton release that serves it; decides what TensorRT can be asked for.
 
     Raises:
         ConversionError: If an input or output has a type or a shape that Triton does not take.
@@ -95,7 +98,7 @@ def build_config(
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=count)
     if options.response_cache:
         config.response_cache.enable = True
-    _add_accelerators(config, model, options)
+    _add_accelerators(config, model, options, triton_release(release))
     if is_small:
         # more threads than one slow a small network down as soon as requests come side by side
         config.parameters["intra_op_thread_count"].string_value = "1"
@@ -140,24 +143,61 @@ def _num_bytes(model: onnx.ModelProto) -> int:
     return int(model.ByteSize()) + sum(outside)
 
 
-def _add_accelerators(config: Any, model: onnx.ModelProto, options: TritonOptions) -> None:
+def _add_accelerators(
+    config: Any, model: onnx.ModelProto, options: TritonOptions, release: TritonRelease
+) -> None:
     """Add what concerns GPUs alone; instances on a CPU pass it by."""
     listed = config.optimization.execution_accelerators.gpu_execution_accelerator
     if options.tensorrt is not None:
-        tensorrt = options.tensorrt
-        given = {
-            "precision_mode": tensorrt.precision.upper(),
-            "max_workspace_size_bytes": str(tensorrt.max_workspace_bytes),
-            **_shape_profiles(model, options.max_batch_size, tensorrt),
-        }
-        if tensorrt.engine_cache:
-            given |= {
-                "trt_engine_cache_enable": "1",
-                "trt_engine_cache_path": tensorrt.engine_cache,
-            }
-        listed.add(name="tensorrt", parameters=given)
+        listed.add(name="tensorrt", parameters=_tensorrt(model, options, options.tensorrt, release))
     if not options.tf32:
         listed.add(name="cuda", parameters={"use_tf32": "0"})
+
+
+def _tensorrt(
+    model: onnx.ModelProto,
+    options: TritonOptions,
+    tensorrt: TensorRtOptions,
+    release: TritonRelease,
+) -> dict[str, str]:
+    """Return TensorRT's parameters, as far as the release takes them."""
+    if not release.compiles_on_each_gpu and "instance_group" not in options.config:
+        raise ConfigError(
+            f"triton.tensorrt: Triton {release.name} compiles every engine for GPU 0, whichever "
+            "GPU an instance is on. Serve with 25.04 or newer and give that release "
+            "(--target-triton), or keep the model on that GPU: --set "
+            "'triton.config.instance_group=[{kind = \"KIND_GPU\", count = 1, gpus = [0]}]'"
+        )
+    given = {"max_workspace_size_bytes": str(tensorrt.max_workspace_bytes)}
+    if not release.is_strongly_typed:
+        given["precision_mode"] = tensorrt.precision.upper()
+    elif tensorrt.precision != "fp32":
+        raise ConfigError(
+            f'triton.tensorrt.precision is "{tensorrt.precision}": Triton {release.name} brings '
+            "TensorRT 11, which computes in the model's own types. Leave it out, and export the "
+            "model itself in that precision: thresher export --precision fp16"
+        )
+    if tensorrt.profiles if tensorrt.profiles is not None else _needs_profiles(model, tensorrt):
+        given |= _shape_profiles(model, options.max_batch_size, tensorrt)
+    if tensorrt.engine_cache:
+        given |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": tensorrt.engine_cache}
+    return given
+
+
+def _needs_profiles(model: onnx.ModelProto, options: TensorRtOptions) -> bool:
+    """Whether warmup cannot settle all shapes: something besides the batch is free.
+
+    A profile names the model's inputs. Where TensorRT takes the network in several parts, the
+    inputs of the later parts have none, and the load fails. Without a profile each part is
+    compiled for the shapes that it meets, which are those of the warmup rows first.
+    """
+    free = {
+        dim.dim_param
+        for value in model.graph.input
+        for dim in value.type.tensor_type.shape.dim[1:]
+        if not dim.HasField("dim_value")
+    }
+    return bool(free or options.axes)
 
 
 def _shape_profiles(
@@ -180,7 +220,8 @@ def _shape_profiles(
     if missing:
         raise ConfigError(
             f'triton.tensorrt.axes lacks the free axis "{missing[0]}": give smallest, usual and '
-            f"largest length, such as triton.tensorrt.axes.{missing[0]}=[1, 64, 256]"
+            f"largest length, such as triton.tensorrt.axes.{missing[0]}=[1, 64, 256]; or have each "
+            "shape compiled when it first comes: triton.tensorrt.profiles=false"
         )
     profiles = {}
     for number, kind in enumerate(("min", "opt", "max")):

@@ -19,13 +19,15 @@ class TensorRtOptions:
     """TensorRT inside ONNX Runtime, on GPUs; Triton compiles the network when it loads it."""
 
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """What TensorRT may compute in, the decision head included; ``fp32`` is what parity is for."""
+    """Up to Triton 26.05: what TensorRT may compute in; TensorRT 11 takes the model's own types."""
     max_workspace_bytes: int = 2**30
     """GPU memory that it may use while it runs."""
     engine_cache: str | None = None
     """A folder on the server where compiled engines are kept: the next load takes seconds."""
     axes: dict[str, Any] = field(default_factory=dict)
     """Smallest, usual and largest length by free axis, as in sequence = [1, 64, 256]."""
+    profiles: bool | None = None
+    """Compile for all shapes at load, one piece alone; left out: where there are ``axes``."""
 
     def __post_init__(self) -> None:
         if self.max_workspace_bytes < 1:

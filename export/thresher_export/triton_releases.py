@@ -1,7 +1,11 @@
-"""Which ONNX models each Triton release loads: the ONNX Runtime in it sets the limits.
+"""Which ONNX models each Triton release loads, and which TensorRT it brings.
 
-Source: the table `TRITON_VERSION_MAP` of each release's build.py, and ONNX Runtime's table of
-supported opsets and IR versions; checked 2026-11.
+The ONNX Runtime in a release sets the limits. Where it is not known, a release is held to what the
+release before it loads: ONNX Runtime goes on loading what an older one loads.
+
+Source: `DEFAULT_TRITON_VERSION_MAP` in the build.py of each release's branch (up to r26.08, the
+newest there is a copy of), ONNX Runtime's table of supported opsets and IR versions, and
+`src/onnxruntime.cc` of Triton's onnxruntime backend; checked 2026-11.
 """
 
 from __future__ import annotations
@@ -27,8 +31,26 @@ class TritonRelease:
     name: str
     """Year and month, such as ``"24.10"``."""
     onnxruntime: str
+    """Its version; the newest known one where ``is_known`` is False."""
     max_opset: int
     max_ir_version: int
+    is_known: bool = True
+    """Whether the version of ONNX Runtime is known; False: it is that version or a newer one."""
+
+    @property
+    def runtime(self) -> str:
+        """Its ONNX Runtime, for messages."""
+        return f"ONNX Runtime {self.onnxruntime}{'' if self.is_known else ' or newer'}"
+
+    @property
+    def is_strongly_typed(self) -> bool:
+        """Whether its TensorRT computes in the model's own types alone: TensorRT 11 does."""
+        return self.name >= "26.06"
+
+    @property
+    def compiles_on_each_gpu(self) -> bool:
+        """Whether TensorRT gets each instance's GPU; before, every engine is on GPU 0."""
+        return self.name >= "25.04"
 
 
 _TABLE = (
@@ -46,10 +68,18 @@ _TABLE = (
     ("26.07", "1.27.0", 26, 13),
     ("26.08", "1.28.0", 26, 13),
 )
+_UNKNOWN = ("26.09", "26.10")
+"""Releases whose ONNX Runtime nothing at hand tells."""
 
 RELEASES = {
-    name: TritonRelease(name=name, onnxruntime=version, max_opset=opset, max_ir_version=ir_version)
-    for names, version, opset, ir_version in _TABLE
+    name: TritonRelease(
+        name=name,
+        onnxruntime=version,
+        max_opset=opset,
+        max_ir_version=ir_version,
+        is_known=name not in _UNKNOWN,
+    )
+    for names, version, opset, ir_version in (*_TABLE, (" ".join(_UNKNOWN), *_TABLE[-1][1:]))
     for name in names.split()
 }
 """Every release by name, oldest first."""
@@ -96,8 +126,8 @@ def check_loadable(model: ir.Model, target: str) -> None:
         else f"no release up to {list(RELEASES)[-1]} loads it; convert with an older opset"
     )
     raise ConversionError(
-        f"the ONNX model has opset {opset} and IR {ir_version}; Triton {release.name} (ONNX "
-        f"Runtime {release.onnxruntime}) loads at most opset {release.max_opset} and IR "
+        f"the ONNX model has opset {opset} and IR {ir_version}; Triton {release.name} "
+        f"({release.runtime}) loads at most opset {release.max_opset} and IR "
         f"{release.max_ir_version}; {advice}"
     )
 

@@ -1,4 +1,4 @@
-"""The Python-based onnxruntime backend on an NVIDIA GPU."""
+"""The embedded onnxruntime backend on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from support.gpu import why_no_gpu
@@ -37,11 +36,11 @@ optimization { execution_accelerators {
 parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }
 dynamic_batching { max_queue_delay_microseconds: 50000 }
 """
-WHERE_THEY_LIE = """
+ON_THE_DEVICE = """
 parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }
 """
-CONFIGS = {"through_the_host": CONFIG, "where_they_lie": CONFIG + WHERE_THEY_LIE}
-"""By the model's name; Triton copies inputs to the host where the key is missing."""
+CONFIGS = {"through_the_host": CONFIG, "on_the_device": CONFIG + ON_THE_DEVICE}
+"""By the model's name."""
 
 
 ROWS = np.random.default_rng(1).normal(size=(200, 128)).astype(np.float32)
@@ -113,21 +112,14 @@ def test_a_gpu_instance_answers_as_the_cpu_does(
 
 
 @pytest.mark.parametrize("model", CONFIGS)
-def test_rows_that_lie_on_the_gpu_are_answered_as_those_of_the_host(
+def test_requests_that_triton_joins_are_each_answered_right(
     server: RunningServer, expected: np.ndarray, model: str
 ) -> None:
-    pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python: tritonclient[cuda]")
-    if not torch.cuda.is_available():
-        pytest.skip("this PyTorch has no CUDA")
-    on_gpu = torch.from_numpy(ROWS).cuda()
-    with Client(server.grpc_url) as client:
-        check(client.predict(model, {"x": on_gpu}), expected)
-        check(client.predict(model, ROWS), expected)
-
-    async def side_by_side() -> list[Prediction]:  # Triton joins them, some here and some there
+    async def side_by_side() -> list[Prediction]:
         async with AsyncClient(server.grpc_url) as client:
-            rows = [on_gpu[n : n + 1] if n % 2 else ROWS[n : n + 1] for n in range(64)]
-            return await asyncio.gather(*(client.predict(model, {"x": row}) for row in rows))
+            return await asyncio.gather(
+                *(client.predict(model, ROWS[n : n + 1]) for n in range(64))
+            )
 
     for n, answer in enumerate(asyncio.run(side_by_side())):
         check(answer, expected[n : n + 1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,9 @@ from referencing import Registry, Resource
 DEPLOY = Path(__file__).parents[2] / "serving/deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 SCHEMAS = Path(__file__).with_name("schemas")
+VARIANTS = ("overlays/gpu", "overlays/cpu", "kserve", "rollout")
+TRITON = json.loads((SCHEMAS / "triton-26.08.json").read_text(encoding="utf-8"))
+"""Options and calls of the release that `images/Dockerfile` names."""
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]+\}")
 OPTIONAL = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
@@ -75,6 +80,18 @@ def objects(folder: str) -> list[Any]:
     return found
 
 
+@cache
+def rendered(folder: str) -> tuple[Any, ...]:
+    """Return the objects that kustomize makes of a folder; without kubectl those it lists."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        return tuple(objects(folder))
+    done = subprocess.run(
+        [kubectl, "kustomize", str(KUBERNETES / folder)], capture_output=True, text=True, check=True
+    )
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
 def pod_specs(found: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Yield each pod's specification, by what makes the pod."""
     for thing in found:
@@ -88,14 +105,14 @@ def pod_specs(found: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def commands() -> dict[str, list[str]]:
-    """Return each program that a file of serving/deploy starts, by where it is written."""
+    """Return each program that serving/deploy starts, as it is rendered, by where it is written."""
     found = {}
     for name, service in filled(compose(), _Anything())["services"].items():
         words = [*service.get("entrypoint", []), *service.get("command", [])]
         if words:
             found[f"compose {name}"] = words
-    for folder in ("overlays/gpu", "rollout", "kserve"):
-        for what, spec in pod_specs(objects(folder)):
+    for folder in VARIANTS:
+        for what, spec in pod_specs(rendered(folder)):
             for container in spec["containers"]:
                 words = [*container.get("command", []), *container.get("args", [])]
                 found[f"{folder} {what}"] = words

@@ -43,9 +43,9 @@ __all__ = ["export", "verify"]
 @click.option(
     "--target-triton",
     metavar="RELEASE",
-    default="24.10",
-    show_default=True,
-    help="The oldest Triton release that is to load the model.",
+    envvar="THRESHER_TARGET_TRITON",
+    show_envvar=True,
+    help="The Triton release that serves, or the oldest that may; 24.10 where nothing is said.",
 )
 @click.option(
     "--has-sigmoid",
@@ -73,7 +73,7 @@ def export(
     no_serve: bool,
     max_batch_size: int | None,
     precision: Any,
-    target_triton: str,
+    target_triton: str | None,
     has_sigmoid: bool,
     text: bool,
     settings: tuple[str, ...],

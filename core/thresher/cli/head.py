@@ -39,6 +39,7 @@ def head(
     from thresher.cli.output import say, tell
     from thresher.decision import Decision
     from thresher.errors import ConversionError, counted
+    from thresher_export.graph_name import name_by_content
     from thresher_export.head import append_decision_head, replace_decision_head
     from thresher_export.onnx_file import load_model, write_model
 
@@ -50,6 +51,7 @@ def head(
         made = replace_decision_head(loaded, decided, top_k=top_k)
     else:
         made = append_decision_head(loaded, decided, top_k=top_k, has_sigmoid=has_sigmoid)
+    name_by_content(made)
     files = write_model(made, output)
     if has_sigmoid:
         say("Took off the sigmoid that the model ended in: the head brings its own")

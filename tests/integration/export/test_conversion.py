@@ -11,7 +11,9 @@ import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from google.protobuf import text_format
 from torch import Tensor, nn
+from tritonclient.grpc import model_config_pb2
 
 from support.fixtures import LogVersion
 from thresher import Decision
@@ -252,6 +254,32 @@ def test_what_the_target_cannot_load_is_not_published(
     assert not repository.root.exists()
     options = ExportOptions(target_triton="25.08")
     assert export_version("models:/weather/1", repository=repository, options=options).is_new
+
+
+def test_tensorrt_needs_the_release_and_an_fp16_body_has_an_engine_name_of_its_own(
+    log_version: LogVersion, repository: ModelRepository
+) -> None:
+    log_version()
+    settings = {"tensorrt": {"engine_cache": "/cache"}}
+    with pytest.raises(ConfigError, match="needs the Triton release that serves"):
+        export_version(
+            "models:/weather/1", repository=repository, options=ExportOptions(settings=settings)
+        )
+    options = ExportOptions(settings=settings, target_triton="26.08", precision="fp16")
+    done = export_version("models:/weather/1", repository=repository, options=options)
+    assert done.folder is not None
+    text = (repository.root / "weather/config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    tensorrt, _ = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert "precision_mode" not in tensorrt.parameters
+    graph = onnx.load(done.folder / "model.onnx").graph
+    assert graph.name.startswith("thresher_")
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.output}
+    assert kinds["logits"] == kinds["probabilities"] == onnx.TensorProto.FLOAT
+    halves = [w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT16]
+    assert halves, "the body computes in FP16, by its own types"
+    heads = [w for w in graph.initializer if w.name.startswith("thresher.")]
+    assert {w.data_type for w in heads} == {onnx.TensorProto.FLOAT}
 
 
 def test_a_published_version_keeps_its_own_facts_when_another_is_published(

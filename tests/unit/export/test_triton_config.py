@@ -1,5 +1,6 @@
 """config.pbtxt: complete, checked against Triton's schema, and what may be laid over it."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2 as pb
 
+from support.deploy import TRITON
 from thresher import Decision
 from thresher.errors import ConfigError, ConversionError
 from thresher_export import TensorRtOptions, TritonOptions, build_config
@@ -43,6 +45,7 @@ def model(*, rank_1: bool = False) -> onnx.ModelProto:
 
 
 def config(options: TritonOptions | None = None, **more: Any) -> Any:
+    more = {"release": "25.12", **more}
     return build_config(model(), DECISION, name="m", version=3, options=options, **more)
 
 
@@ -128,16 +131,20 @@ def test_the_version_says_where_it_comes_from() -> None:
     assert other.parameters[key].string_value != found[key]
 
 
+TENSORRT = TensorRtOptions(engine_cache="/cache", axes={"sequence": [1, 64, 256]})
+
+
+def tensorrt_parameters(tensorrt: TensorRtOptions, release: str) -> dict[str, str]:
+    options = TritonOptions(max_batch_size=32, tensorrt=tensorrt)
+    made = config(options, release=release).optimization.execution_accelerators
+    accelerator, _ = made.gpu_execution_accelerator
+    assert accelerator.name == "tensorrt"
+    return dict(accelerator.parameters)
+
+
 def test_tensorrt_has_a_profile_of_shapes_and_a_cache() -> None:
-    options = TritonOptions(
-        max_batch_size=32,
-        tensorrt=TensorRtOptions(
-            precision="fp16", engine_cache="/cache", axes={"sequence": [1, 64, 256]}
-        ),
-    )
-    tensorrt, _ = config(options).optimization.execution_accelerators.gpu_execution_accelerator
-    assert tensorrt.name == "tensorrt"
-    assert dict(tensorrt.parameters) == {
+    fp16 = dataclasses.replace(TENSORRT, precision="fp16")
+    assert tensorrt_parameters(fp16, "26.05") == {
         "precision_mode": "FP16",
         "max_workspace_size_bytes": str(2**30),
         "trt_engine_cache_enable": "1",
@@ -146,6 +153,58 @@ def test_tensorrt_has_a_profile_of_shapes_and_a_cache() -> None:
         "trt_profile_opt_shapes": "tokens:32x64,image:32x3x8x8",
         "trt_profile_max_shapes": "tokens:32x256,image:32x3x8x8",
     }
+
+
+@pytest.mark.parametrize("release", ["26.06", "26.08", "26.10"])
+def test_tensorrt_11_is_asked_for_no_precision(release: str) -> None:
+    """It computes in the model's own types, so a body in FP16 keeps its head in FP32."""
+    assert "precision_mode" not in tensorrt_parameters(TENSORRT, release)
+    assert "precision_mode" in tensorrt_parameters(TENSORRT, "26.05")
+    for precision in ("fp16", "int8"):
+        with pytest.raises(ConfigError, match="TensorRT 11.*--precision fp16"):
+            tensorrt_parameters(dataclasses.replace(TENSORRT, precision=precision), release)
+
+
+@pytest.mark.parametrize("release", ["24.10", "25.03"])
+def test_one_gpu_is_named_where_every_engine_is_compiled_for_the_first(release: str) -> None:
+    with pytest.raises(ConfigError, match="compiles every engine for GPU 0"):
+        tensorrt_parameters(TENSORRT, release)
+    options = TritonOptions(
+        tensorrt=TENSORRT, config={"instance_group": [{"kind": "KIND_GPU", "gpus": [0]}]}
+    )
+    made = config(options, release=release)
+    assert [list(group.gpus) for group in made.instance_group] == [[0]]
+
+
+@pytest.mark.parametrize("release", ["25.12", "26.08"])
+def test_nvidia_s_backend_takes_every_parameter(release: str) -> None:
+    for profiles in (True, False):
+        tensorrt = dataclasses.replace(TENSORRT, profiles=profiles)
+        assert set(tensorrt_parameters(tensorrt, release)) <= set(TRITON["tensorrt"])
+    assert "trt_op_types_to_exclude" not in TRITON["tensorrt"]
+
+
+def test_without_free_axes_the_warmup_settles_the_shapes() -> None:
+    """A profile names the model's inputs: where TensorRT takes it in parts, the load would fail."""
+    fixed = model()
+    fixed.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 9
+
+    def written(tensorrt: TensorRtOptions) -> bool:
+        made = build_config(
+            fixed,
+            DECISION,
+            name="m",
+            version=3,
+            release="26.08",
+            options=TritonOptions(tensorrt=tensorrt),
+        )
+        accelerator, _ = made.optimization.execution_accelerators.gpu_execution_accelerator
+        return "trt_profile_min_shapes" in accelerator.parameters
+
+    assert not written(TensorRtOptions())
+    assert written(TensorRtOptions(profiles=True))
+    parameters = tensorrt_parameters(TensorRtOptions(profiles=False), "26.08")
+    assert "trt_profile_min_shapes" not in parameters
 
 
 def test_fields_are_laid_over_message_by_message_and_list_by_list() -> None:

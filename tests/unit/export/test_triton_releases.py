@@ -79,8 +79,19 @@ def test_too_new_a_model_names_the_oldest_release_that_loads_it(
     check_loadable(model(opset, ir_version), able)
 
 
+def test_a_release_whose_onnx_runtime_is_not_known_is_held_to_the_one_before() -> None:
+    unknown = [name for name, release in RELEASES.items() if not release.is_known]
+    assert unknown == ["26.09", "26.10"]
+    for name in unknown:
+        check_loadable(model(26, 13), name)
+        with pytest.raises(
+            ConversionError, match=r"\(ONNX Runtime 1.28.0 or newer\) loads at most"
+        ):
+            check_loadable(model(27, 13), name)
+
+
 def test_what_no_release_loads_is_said() -> None:
-    with pytest.raises(ConversionError, match="no release up to 26.08 loads it"):
+    with pytest.raises(ConversionError, match="no release up to 26.10 loads it"):
         check_loadable(model(28, 14), "26.08")
 
 
@@ -103,7 +114,8 @@ def test_an_unknown_release_lists_the_known_ones() -> None:
 def test_the_page_has_the_same_table() -> None:
     page = Path(__file__).parents[3] / "docs" / "export.md"
     rows = re.findall(
-        r"^\| ([\d. -]+) \| (1\.\d+\.\d) \| (\d+) \| (\d+) \|$", page.read_text(), re.MULTILINE
+        r"^\| ([\d. -]+) \| (1\.\d+\.\d(?: or newer)?) \| (\d+) \| (\d+) \|",
+        *(page.read_text(), re.MULTILINE),
     )
     told = {}
     for names, version, opset, ir_version in rows:
@@ -112,5 +124,6 @@ def test_the_page_has_the_same_table() -> None:
         for name in all_names[all_names.index(first) : all_names.index(last or first) + 1]:
             told[name] = (version, int(opset), int(ir_version))
     assert told == {
-        name: (r.onnxruntime, r.max_opset, r.max_ir_version) for name, r in RELEASES.items()
+        name: (r.runtime.removeprefix("ONNX Runtime "), r.max_opset, r.max_ir_version)
+        for name, r in RELEASES.items()
     }

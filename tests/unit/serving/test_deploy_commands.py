@@ -10,14 +10,16 @@ from pathlib import Path
 
 import click
 import pytest
+from tritonclient.grpc import service_pb2
 
-from support.deploy import KUBERNETES, commands
+from support.deploy import DEPLOY, KUBERNETES, TRITON, commands
 from thresher.cli import main
-from thresher_serving import find_runtime
-from thresher_serving.embedded.public import RESTRICTED_BY_OPTION
+from thresher_export.triton_releases import RELEASES
 
 COMMANDS = commands()
 PLACES = {"--http-port", "--grpc-port", "--model-repository"}
+OPEN = {"http": {"health", "metadata"}, "grpc": {"health", "metadata", "inference", "model-config"}}
+"""What needs no key. Over gRPC, clients read names and thresholds from the configuration."""
 TLS = {"--grpc-use-ssl", "--grpc-server-cert", "--grpc-server-key"}  # under KServe: the mesh's
 
 
@@ -166,30 +168,51 @@ def test_mlflow_knows_the_options_that_it_is_started_with() -> None:
     assert "mlflow:5000" in allowed, "it refuses requests for a host that it does not know"
 
 
-@pytest.fixture(scope="module")
-def told() -> str:
-    """What the embedded server says of its options."""
-    runtime = find_runtime()
-    done = subprocess.run(
-        [str(runtime.server), "--help"],
-        env=runtime.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("where", run_by("tritonserver"))
-def test_triton_knows_the_options_that_it_is_started_with(where: str, told: str) -> None:
-    known = set(re.findall(r"^\s+(--[a-z0-9-]+)", told, re.MULTILINE))
-    assert len(known) > 50
+def test_triton_knows_the_options_that_it_is_started_with(where: str) -> None:
+    known = {f"--{name}" for name in TRITON["options"]}
+    assert len(known) > 80
     assert set(options(COMMANDS[where])) <= known
+
+
+def test_the_list_of_calls_has_every_call_of_the_protocol() -> None:
+    service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    assert set(TRITON["grpc"]) == {method.name for method in service.methods}
+    for protocol in ("grpc", "http"):
+        assert set(TRITON[protocol].values()) == set(TRITON["restrictions"])
+
+
+def test_one_file_names_the_release_and_it_has_the_fixes_of_2026() -> None:
+    found = {}
+    for path in sorted(DEPLOY.rglob("*")):
+        if path.is_file() and path.suffix != ".json":
+            named = set(re.findall(r"(?<![\d.])2\d\.(?:0[1-9]|1[0-2])(?![\d.])", path.read_text()))
+            if named:
+                found[path.relative_to(DEPLOY).as_posix()] = named
+    assert found == {"images/Dockerfile": {TRITON["release"]}}
+    (release,) = found["images/Dockerfile"]
+    assert RELEASES[release].name >= "26.04"
+
+
+def test_what_the_jobs_export_is_made_for_the_release_that_serves() -> None:
+    recipe = (DEPLOY / "images/Dockerfile").read_text()
+    jobs = recipe[recipe.index(" AS jobs") :]
+    variable = re.search(r"(\w+)=\$\{TRITON_RELEASE\}", jobs)[1]
+    assert "ARG TRITON_RELEASE\n" in jobs, "an ARG before the first FROM is unknown after it"
+    exports = [words for where, words in run_by("thresher").items() if "export" in where]
+    assert len(exports) == 4
+    for words in exports:
+        with click.Context(main.commands["export"]) as context:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(variable, TRITON["release"])
+                context.command.parse_args(context, list(words[2:]))
+        assert context.params["target_triton"] == TRITON["release"]
 
 
 def test_every_variant_starts_triton_alike() -> None:
     assert set(run_by("tritonserver")) == {
         "compose triton",
+        "overlays/cpu Deployment triton",
         "overlays/gpu Deployment triton",
         "kserve ServingRuntime thresher-triton",
     }
@@ -199,10 +222,10 @@ def test_every_variant_starts_triton_alike() -> None:
         secret = {re.sub(r"(thresher-key)=.*", r"\1", v) for k in found for v in found[k]}
         apart = {value for option in PLACES | TLS for value in found.get(option, ())}
         kept.append((set(found) - PLACES - TLS, secret - apart))
-    assert kept[0] == kept[1] == kept[2]
+    assert all(one == kept[0] for one in kept)
 
 
-@pytest.mark.parametrize("where", ["compose triton", "overlays/gpu Deployment triton"])
+@pytest.mark.parametrize("where", [w for w in run_by("tritonserver") if "kserve" not in w])
 def test_the_key_goes_over_tls(where: str) -> None:
     """`thresher` sends it to no other machine in the clear."""
     found = options(COMMANDS[where])
@@ -212,10 +235,24 @@ def test_the_key_goes_over_tls(where: str) -> None:
 
 
 @pytest.mark.parametrize("where", run_by("tritonserver"))
-def test_the_key_guards_what_the_hardened_preset_guards(where: str) -> None:
+def test_every_call_but_those_of_clients_needs_the_key(where: str) -> None:
     found = options(COMMANDS[where])
-    for option in ("--grpc-restricted-protocol", "--http-restricted-api"):
+    for protocol, option in (
+        ("grpc", "--grpc-restricted-protocol"),
+        ("http", "--http-restricted-api"),
+    ):
         (value,) = found[option]
         what, _, key = value.partition(":")
-        assert set(what.split(",")) == set(RESTRICTED_BY_OPTION[option])
+        guarded = set(what.split(","))
+        assert guarded <= set(TRITON["restrictions"])
+        free = {call for call, group in TRITON[protocol].items() if group not in guarded}
+        assert free == {c for c, group in TRITON[protocol].items() if group in OPEN[protocol]}
         assert re.fullmatch(r"thresher-key=(\$\(THRESHER_SERVER_KEY\)|[0-9a-f]{16})", key), key
+
+
+@pytest.mark.parametrize("where", run_by("tritonserver"))
+def test_bodies_are_limited_and_clients_share_no_memory(where: str) -> None:
+    found = options(COMMANDS[where])
+    assert found["--http-max-input-size"] == {str(64 * 2**20)}
+    assert found["--allow-client-shm"] == {"false"}
+    assert found["--model-control-mode"] == {"explicit"}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from support.deploy import DEPLOY, KUBERNETES, commands, compose, documents, objects
+from support.deploy import DEPLOY, KUBERNETES, TRITON, commands, compose, documents, objects
 from support.mlflow_server import free_port
 from thresher.errors import ThresherError
 from thresher_serving import control, find_runtime
@@ -30,6 +30,8 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 (RULE,) = ADAPTER["rules"]["custom"]
 KEY = {"thresher-key": "0123456789abcdef"}
 PLACES = ("--model-repository", "--http-port", "--grpc-port", "--grpc-server-")
+NEWER = ("--allow-client-shm", "--http-max-input-size")
+"""Options that came after 2.51, the server that these tests start."""
 
 NEEDS_A_GPU = {
     "nv_gpu_utilization",
@@ -121,7 +123,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ports = {kind: free_port() for kind in ("http", "grpc", "metrics")}
     command = [
         str(runtime.server),
-        *(word for word in given if not word.startswith(PLACES)),
+        *(word for word in given if not word.startswith(PLACES + NEWER)),
         f"--model-repository={model.parent}",
         f"--backend-directory={runtime.backend_directory}",
         f"--grpc-server-cert={root}/tls/tls.crt",
@@ -202,6 +204,10 @@ def test_what_changes_the_server_is_refused_without_the_key(server: Server) -> N
     for headers in ({}, {"thresher-key": "another"}):
         assert server.ask(f"{small}/unload", {}, headers) == 403
         assert server.ask("v2/models/small/stats", headers=headers) == 403
+    is_open = {"health", "metadata"}
+    for path, group in TRITON["http"].items():
+        status = server.ask(path.replace("NAME", "small"))
+        assert (status != 403) == (group in is_open), path
     assert server.ask("v2/models/small/ready") == 200
     assert server.ask(f"{small}/load", {}, KEY) == 200
     assert server.ask("v2/models/small/stats", headers=KEY) == 200

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def predict_logits(
     network.eval()
     parts = []
     try:
-        with torch.inference_mode(), _full_precision(device):
+        with torch.inference_mode(), _full_precision():
             for part in slices(len(own), _BATCH) or [slice(0)]:
                 between()
                 batch = {name: array.index_select(0, own[part]) for name, array in tensors.items()}
@@ -74,12 +75,35 @@ def predict_logits(
     return logits_NL
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Keep TensorFloat-32, which is far from what is served, out of a GPU's convolutions."""
-    if device.type == "cpu":
-        return nullcontext()
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return flags
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep TensorFloat-32 and bfloat16, which are far from what is served, out of float32.
+
+    torch has two sets of flags for that, and some of its code raises where they disagree. Both are
+    set here and put back; the older ones where they can be read, which is where they were used.
+    """
+    backends: Any = torch.backends  # its types know the older flags alone
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    flags = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    before = [flag.fp32_precision for flag in flags]
+    matmul = convolutions = None
+    with suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    with suppress(RuntimeError):
+        convolutions = cudnn.allow_tf32
+        cudnn.allow_tf32 = False
+    for flag in flags:
+        flag.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        for flag, precision in zip(flags, before, strict=True):
+            flag.fp32_precision = precision
 
 
 def validation_figures(

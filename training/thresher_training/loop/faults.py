@@ -21,7 +21,11 @@ from thresher_training.recipe import OptimizationConfig
 __all__ = ["NoMemoryError", "NonFiniteLossError", "explained", "non_finite_loss"]
 
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "std::bad_alloc")
-_LOST_PROCESS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+_LOST_PROCESS = (
+    *("connection closed by peer", "connection reset by peer", "broken pipe"),
+    *("remote process exited", "ncclremoteerror", "timed out waiting"),
+    "collective operation timeout",
+)
 
 
 class NoMemoryError(TrainingError):
@@ -147,6 +151,11 @@ def explained(
             raise TrainingError(
                 f"{where()}: another process of this run is gone; its own message says why "
                 f"({text.splitlines()[0]})"
+            ) from error
+        if "nccl" in text.lower():
+            raise TrainingError(
+                f"{where()}: NCCL, which joins the GPUs, fails: {text.splitlines()[-1]} "
+                "(NCCL_DEBUG=INFO makes it say more)"
             ) from error
         if "more than 1 value per channel" in text:
             raise TrainingError(

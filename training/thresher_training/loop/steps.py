@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thresher_training.loop.average import average_of
+from thresher_training.loop.average import Average
 from thresher_training.loop.batches import Batch
 from thresher_training.loop.optimizer import make_optimizer
 from thresher_training.loop.precision import autocast_dtype
@@ -60,7 +60,7 @@ class Stepper:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype == torch.float16)
         self._optimizer = make_optimizer(network, config)
         self._schedule = make_schedule(self._optimizer, config, num_steps)
-        self._average = None if config.ema_decay is None else average_of(network, config.ema_decay)
+        self._average = None if config.ema_decay is None else Average(network, config.ema_decay)
         self._parameters = [p for p in network.parameters() if p.requires_grad]
 
     @property
@@ -109,7 +109,7 @@ class Stepper:
         self._scaler.update()
         self._schedule.step()
         if self._average is not None:
-            self._average.update_parameters(self._network)
+            self._average.update(self._network)
         return norm
 
     def _exchanged(self, *, last: bool) -> AbstractContextManager[None]:
@@ -141,9 +141,17 @@ class Stepper:
 
 
 def _has_unused(network: nn.Module, example: Mapping[str, Tensor], device: torch.device) -> bool:
-    """Tell whether some parameters get no gradient, by a trial."""
+    """Tell whether some parameters get no gradient, by a trial that leaves no trace.
+
+    It is in evaluation mode, in which cuDNN's LSTM and GRU have no backward pass; torch's own do.
+    """
     network.eval()
-    network(**{name: tensor.to(device) for name, tensor in example.items()}).sum().backward()
+    was_enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        network(**{name: tensor.to(device) for name, tensor in example.items()}).sum().backward()
+    finally:
+        torch.backends.cudnn.enabled = was_enabled
     unused = any(p.requires_grad and p.grad is None for p in network.parameters())
     network.zero_grad(set_to_none=True)
     return unused
