@@ -17,10 +17,12 @@ from thresher.errors import ServerError, ThresherError
 from thresher_serving.embedded import process
 from thresher_serving.embedded.command import is_complete
 from thresher_serving.embedded.launch import ServeOptions, wanted_models
+from thresher_serving.embedded.ports import choose_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.server import lock_folder
 from thresher_serving.embedded.state import ServerState, read_state, write_state
-from thresher_serving.embedded.supervisor import StopSignals, Supervisor
+from thresher_serving.embedded.stop_signals import StopSignals
+from thresher_serving.embedded.supervisor import Supervisor
 
 __all__ = ["serve", "serve_in_background"]
 
@@ -81,7 +83,7 @@ def serve_in_background(options: ServeOptions, state_dir: Path) -> ServerState |
         lock = lock_folder(state_dir)
         try:
             # a wrong port is told here, by its option; the child chooses what is free
-            process.choose_ports(options.host, options.ports)
+            choose_ports(options.host, options.ports)
             me = os.getpid(), process.created(os.getpid()) or 0.0
             state = ServerState(phase="starting", repository=str(options.repository), supervisor=me)
             write_state(state, state_dir)
@@ -111,6 +113,7 @@ def _started(options: ServeOptions, state_dir: Path, lock: int) -> subprocess.Po
             )
     except OSError as error:
         raise ServerError(f"the supervisor cannot be started: {error}") from None
+    process.wait_for_child(child)
     assert child.stdin is not None
     with child.stdin as stdin:
         stdin.write(told)

@@ -13,6 +13,7 @@ from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_n
 from thresher_serving import control
 from thresher_serving.embedded import process
 from thresher_serving.embedded.command import is_complete, server_command
+from thresher_serving.embedded.ports import listening_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import RunningServer
 
@@ -177,7 +178,7 @@ def wait_open(
     all_ports = {server.grpc_port, server.http_port, server.metrics_port}
     while True:
         process.hide_shared_memory(server.shared_memory)
-        own = process.listening_ports(server.pid)
+        own = listening_ports(server.pid)
         now = time.monotonic()
         if server.grpc_port not in own:
             others_end = now + _OTHER_PORTS_S

@@ -25,6 +25,7 @@ from thresher_serving.embedded.launch import (
     wait_open,
     wanted_models,
 )
+from thresher_serving.embedded.ports import choose_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import (
     STATE_DIR,
@@ -104,7 +105,7 @@ def start_server(
     with contextlib.ExitStack() as stack:
         if state_dir is not None:
             stack.callback(os.close, lock_folder(state_dir))
-        ports = process.choose_ports(host, options.ports)
+        ports = choose_ports(host, options.ports)
         on_failure = stack.enter_context(contextlib.ExitStack())
         with process.interrupts_deferred():
             server = launched(options, ports, wanted)
@@ -199,6 +200,8 @@ def stop_server(state_dir: Path = STATE_DIR, *, timeout_s: float = 35) -> Runnin
                 server.end(timeout_s=max(0.0, timeout_s - waited))
             clear_state(state_dir)
             os.close(lock)
+            for pid in signalled:
+                process.reap(pid, timeout_s=_LET_GO_S)
             return stopped
         if server is not None and state is not None and state.supervisor is None:
             server.end(timeout_s=timeout_s)  # its starter sees that it has ended
@@ -209,9 +212,7 @@ def stop_server(state_dir: Path = STATE_DIR, *, timeout_s: float = 35) -> Runnin
         time.sleep(0.02)
 
 
-def _end_supervisor(
-    pid: int, signalled: dict[int, int], waited_s: float, timeout_s: float
-) -> None:
+def _end_supervisor(pid: int, signalled: dict[int, int], waited_s: float, timeout_s: float) -> None:
     """Send a supervisor what is due: SIGTERM, a second one that asks for haste, SIGKILL.
 
     Args:

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -121,24 +121,28 @@ class RunningServer:
         """Take a model out of service; see `control.unload_model`."""
         control.unload_model(self.where, name, timeout_s=timeout_s)
 
-    def stop(self, *, timeout_s: float = 35) -> bool:
-        """End the server and everything it started; return whether it went by itself.
+    def stop(self, *, timeout_s: float = 35) -> None:
+        """End the server, everything it started, and what supervises it.
 
         Args:
             timeout_s: How long it may finish what is in flight (Triton's own limit is 30 s).
         """
         if self.state_dir is None:
-            return self.end(timeout_s=timeout_s)
+            self.end(timeout_s=timeout_s)
+            return
         from thresher_serving.embedded.server import stop_server
 
         stop_server(Path(self.state_dir), timeout_s=timeout_s)
-        return self.end(timeout_s=0)
 
-    def end(self, *, timeout_s: float) -> bool:
-        """End the process and everything it started; return whether it went by itself."""
-        went = process.terminate(self.pid, self.created, timeout_s=timeout_s)
+    def end(self, *, timeout_s: float, is_urgent: Callable[[], bool] = lambda: False) -> None:
+        """End the process and everything it started, whatever supervises it.
+
+        Args:
+            timeout_s: How long it may finish what is in flight.
+            is_urgent: Asked all the while; once it returns True, it is given no more time.
+        """
+        process.terminate(self.pid, self.created, timeout_s=timeout_s, is_urgent=is_urgent)
         process.remove_shared_memory(self.shared_memory)
-        return went
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

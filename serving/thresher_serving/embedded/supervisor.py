@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from thresher.errors import ParityError, ServerError, ThresherError
 from thresher.published_models import PublishedModels
-from thresher.terminal import printable
-from thresher_serving import control
 from thresher_serving.embedded import process
 from thresher_serving.embedded.launch import (
     DiedError,
@@ -30,6 +25,8 @@ from thresher_serving.embedded.launch import (
     wait_open,
     wanted_models,
 )
+from thresher_serving.embedded.ports import choose_ports
+from thresher_serving.embedded.server_log import ServerLog
 from thresher_serving.embedded.state import (
     Phase,
     RunningServer,
@@ -37,9 +34,10 @@ from thresher_serving.embedded.state import (
     clear_state,
     write_state,
 )
+from thresher_serving.embedded.stop_signals import StopSignals
 from thresher_serving.embedded.text_health import TextHealth
 
-__all__ = ["StopSignals", "Supervisor"]
+__all__ = ["Supervisor"]
 
 _EARLY_S = 30.0
 """A server that dies sooner than this after it was ready may well die again."""
@@ -51,42 +49,6 @@ _STOP_S = 35.0
 
 _STRIKES = 2
 """A model is left out once the server has died so many times while it was loaded."""
-
-
-class StopSignals:
-    """SIGINT, SIGTERM and SIGHUP, which are counted instead of raised: nothing is left half done.
-
-    Outside the main thread nothing is counted.
-    """
-
-    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count signals while the block runs."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._note) for number in self._NUMBERS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._count += 1
-
-    def is_stopped(self) -> bool:
-        """Return whether the server is to end."""
-        return self._count > 0
-
-    def is_urgent(self) -> bool:
-        """Return whether it is to end at once, whatever is in flight."""
-        return self._count > 1
 
 
 class Supervisor:
@@ -113,8 +75,7 @@ class Supervisor:
         self._state_dir = state_dir
         self._signals = signals
         self._on_ready = on_ready
-        self._out = out
-        self._copied = 0
+        self._log = ServerLog(options.log_file, out)
         me = os.getpid()
         self._me = me, process.created(me) or 0.0
         self._server: RunningServer | None = None
@@ -160,7 +121,7 @@ class Supervisor:
         try:
             wanted = self._wanted()
             if not self._was_ready:
-                self._ports = process.choose_ports(self._options.host, self._options.ports)
+                self._ports = choose_ports(self._options.host, self._options.ports)
             self._loading = set() if self._loads_singly else set(wanted)
             server = launched(
                 self._options,
@@ -206,11 +167,13 @@ class Supervisor:
         delay_s = 0 if deaths < 2 else 2 ** (deaths - 2)
         self._reason = reason
         self._restarts += 1
-        self._say(f"{reason}; it is started again {f'in {delay_s} s' if delay_s else 'at once'}")
+        self._log.say(
+            f"{reason}; it is started again {f'in {delay_s} s' if delay_s else 'at once'}"
+        )
         self._write("starting")
         end = time.monotonic() + delay_s
         while time.monotonic() < end and not self._signals.is_stopped():
-            self._copy_log()
+            self._log.copy()
             time.sleep(0.05)
 
     def _wanted(self) -> list[str]:
@@ -236,7 +199,7 @@ class Supervisor:
         except ParityError as error:
             if not self._options.unproven:
                 return {name: str(error)}
-            self._say(f"serving all the same: {error}")
+            self._log.say(f"serving all the same: {error}")
         return {}
 
     def _key(self, name: str) -> tuple[str, tuple[int, ...]]:
@@ -251,7 +214,7 @@ class Supervisor:
         for name in self._loading:
             self._strikes[self._key(name)] += 1
             if self._loads_singly and self._strikes[self._key(name)] >= _STRIKES:
-                self._say(f"{name} is left out: the server died while it was loaded, again")
+                self._log.say(f"{name} is left out: the server died while it was loaded, again")
                 self._early_deaths = 0  # what caused the deaths is out of the way
         self._loads_singly = True
 
@@ -276,26 +239,29 @@ class Supervisor:
         self._loads_singly = False
         for name in wanted:
             del self._strikes[self._key(name)]
-        state = self._write("ready")
         if self._was_ready or self._restarts:
-            self._say(f"the Triton server (process {server.pid}) is ready, after {took_s:.1f} s")
+            self._log.say(
+                f"the Triton server (process {server.pid}) is ready, after {took_s:.1f} s"
+            )
             for problem in server.problems:
-                self._say(f"Warning: {problem}")
+                self._log.say(f"Warning: {problem}")
             for name, why in self._left_out.items():
-                self._say(f"Warning: {name} is left out: {why}")
+                self._log.say(f"Warning: {name} is left out: {why}")
+        state = self._write("ready")
         if not self._was_ready:
             self._was_ready = True
             self._on_ready(state)
+            self._log.is_copied = True
 
     def _watch(self, server: RunningServer, ready_at: float) -> None:
         """Return once the server has ended, or is to."""
-        health = TextHealth(server, say=self._say, check=self._unproven)
+        health = TextHealth(server, say=self._log.say, check=self._unproven)
         health.start()
         sent: dict[str, int] = {}
         try:
             while server.is_alive() and not self._signals.is_stopped():
                 process.hide_shared_memory(server.shared_memory)  # models are loaded later too
-                self._copy_log()
+                self._log.copy()
                 if health.sent != sent:
                     sent = dict(health.sent)
                     self._write("ready", sent)
@@ -311,15 +277,8 @@ class Supervisor:
         server, self._server = self._server, None
         if server is None:
             return
-        is_alive = server.is_alive()
-        process.terminate(
-            server.pid,
-            server.created,
-            timeout_s=_STOP_S if is_alive else 0,
-            is_urgent=self._signals.is_urgent,
-        )
-        process.remove_shared_memory(server.shared_memory)
-        self._copy_log()
+        server.end(timeout_s=_STOP_S if server.is_alive() else 0, is_urgent=self._signals.is_urgent)
+        self._log.copy()
 
     def _write(self, phase: Phase, sent: dict[str, int] | None = None) -> ServerState:
         state = ServerState(
@@ -339,26 +298,7 @@ class Supervisor:
                 raise  # later, the file names this process already, by which all is found
         return state
 
-    def _say(self, text: str) -> None:
-        """Write a line to the log; a disk that is full takes it and nothing else."""
-        line = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} thresher: {text}\n"
-        with (
-            contextlib.suppress(OSError),
-            self._options.log_file.open("a", encoding="utf-8") as log,
-        ):
-            log.write(line)
-
-    def _copy_log(self) -> None:
-        if self._out is None or not self._was_ready:
-            return
-        with contextlib.suppress(OSError), self._options.log_file.open("rb") as log:
-            log.seek(self._copied)
-            text = log.read()
-            self._copied += len(text)
-            self._out.write(printable(text.decode(errors="replace")))
-            self._out.flush()
-
 
 def _load(server: RunningServer, name: str, timeout_s: float) -> None:
     with contextlib.suppress(ThresherError):  # what came of it is asked for afterwards
-        control.load_model(server.where, name, timeout_s=timeout_s)
+        server.load_model(name, timeout_s=timeout_s)

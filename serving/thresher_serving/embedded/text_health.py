@@ -156,7 +156,7 @@ class TextHealth:
             return
         self.loading = name
         try:
-            control.load_model(self._server.where, name)
+            self._server.load_model(name)
             self._say(f"{name} is loaded again")
             self._unloaded.discard(name)
         except ThresherError as error:
