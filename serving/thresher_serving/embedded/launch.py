@@ -172,7 +172,8 @@ def wait_open(
         DiedError: If it ended.
         ServerError: If it is not ready in time; the message has the end of its log.
     """
-    importlib.import_module("tritonclient.grpc")  # which takes time, as the server's start does
+    for module in ("thresher.repository", "tritonclient.grpc"):
+        importlib.import_module(module)  # which takes time, as the server's own start does
     end = time.monotonic() + timeout_s
     others_end, log = end, Path(server.log_file)
     all_ports = {server.grpc_port, server.http_port, server.metrics_port}

@@ -12,10 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from thresher.errors import ParityError, ServerError, ThresherError
-from thresher.published_models import PublishedModels
 from thresher_serving.embedded import process
 from thresher_serving.embedded.launch import (
     DiedError,
@@ -36,6 +35,9 @@ from thresher_serving.embedded.state import (
 )
 from thresher_serving.embedded.stop_signals import StopSignals
 from thresher_serving.embedded.text_health import TextHealth
+
+if TYPE_CHECKING:
+    from thresher.published_models import PublishedModels
 
 __all__ = ["Supervisor"]
 
@@ -181,7 +183,7 @@ class Supervisor:
         names = wanted_models(self._options.repository, self._options.models)
         self._left_out = {}
         for name in names:
-            if self._strikes[self._key(name)] >= _STRIKES:
+            if self._strikes and self._strikes[self._key(name)] >= _STRIKES:
                 self._left_out[name] = f"the server died {_STRIKES} times while it was loaded"
             elif self._restarts:  # before the first start, the caller has asked
                 with contextlib.suppress(ThresherError):
@@ -195,17 +197,22 @@ class Supervisor:
     def _unproven(self, name: str) -> dict[str, str]:
         """Return why a model must not be loaded, by its name; nothing where it may."""
         try:
-            PublishedModels(self._options.repository).check_served(name)
+            self._published().check_served(name)
         except ParityError as error:
             if not self._options.unproven:
                 return {name: str(error)}
             self._log.say(f"serving all the same: {error}")
         return {}
 
+    def _published(self) -> PublishedModels:
+        from thresher.published_models import PublishedModels  # imports NumPy, which can wait
+
+        return PublishedModels(self._options.repository)
+
     def _key(self, name: str) -> tuple[str, tuple[int, ...]]:
         """Return what strikes are counted for: another version gets its own chance."""
         try:
-            return name, tuple(PublishedModels(self._options.repository).served_versions(name))
+            return name, tuple(self._published().served_versions(name))
         except ThresherError:
             return name, ()
 
@@ -237,7 +244,7 @@ class Supervisor:
 
     def _be_ready(self, server: RunningServer, wanted: Sequence[str], took_s: float) -> None:
         self._loads_singly = False
-        for name in wanted:
+        for name in wanted if self._strikes else ():
             del self._strikes[self._key(name)]
         if self._was_ready or self._restarts:
             self._log.say(

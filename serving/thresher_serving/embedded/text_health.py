@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from thresher.errors import ThresherError
-from thresher.published_models import TEXT_SUFFIX, PublishedModels
 from thresher_serving import control
 from thresher_serving.embedded.state import RunningServer
 
@@ -89,6 +88,8 @@ class TextHealth:
 
     def _look(self, client: Any) -> None:
         """Ask every version of every text model once."""
+        from thresher.published_models import TEXT_SUFFIX, PublishedModels
+
         repository = PublishedModels(Path(self._server.repository))
         for name in sorted(self._unloaded):
             self._load(name)
