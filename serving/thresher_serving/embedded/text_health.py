@@ -1,4 +1,4 @@
-"""Sees whether the models that take texts answer, and loads those anew that do not.
+"""Sees whether the models that take texts answer, and loads those again that do not.
 
 They run in Triton's Python backend, in a process of their own each, which can die or hang: Triton
 never starts such a process again, and goes on saying READY. All other models run in Triton itself.
@@ -103,7 +103,7 @@ class TextHealth:
                     continue
                 self._failures[name, version] += 1
                 if self._failures[name, version] >= _FAILURES:
-                    self._say(f"{name} version {version}: {failure}; loading it anew")
+                    self._say(f"{name} version {version}: {failure}; it is loaded again")
                     self._reload(name)
                     break
 
@@ -120,7 +120,7 @@ class TextHealth:
 
         def note(result: Any, error: Any) -> None:  # noqa: ARG001 - tritonclient's signature
             if error is not None:
-                errors.append(control_text(error))
+                errors.append(_one_line(error))
             answered.set()
 
         text = InferInput("text", [1, 1], "BYTES")
@@ -167,6 +167,6 @@ class TextHealth:
             self.loading = ""
 
 
-def control_text(error: Any) -> str:
+def _one_line(error: Any) -> str:
     """Return an error of tritonclient's in one line."""
     return str(error.message()).partition("\n")[0]

@@ -119,4 +119,4 @@ def test_texts_sent_are_counted_and_a_model_that_answers_is_left_alone(
         got = client.predict("emotions.text", ["why?"]).probabilities
     np.testing.assert_array_equal(got, expected)
     assert process_of(served, "emotions.text").pid == before
-    assert "loading it anew" not in (tmp_path / "state/server.log").read_text()
+    assert "it is loaded again" not in (tmp_path / "state/server.log").read_text()
