@@ -137,7 +137,9 @@ def serve(
     _align_companions(repository)
     _check_proven(repository, unproven=unproven)
     running = running_server()
-    if running and background and running.repository == str(repository.resolve()):
+    is_here = running is not None and running.repository == str(repository.resolve())
+    _end_left_canaries(repository, running.where if running and is_here else None)
+    if running and background and is_here:
         from thresher.repository import ModelRepository
 
         for name in ModelRepository(repository).names():
@@ -210,6 +212,15 @@ def _align_companions(repository: Path) -> None:
             published.align_companions(name)
         except PublishError as error:  # no right to write, for one
             say(f"Warning: {error}")
+
+
+def _end_left_canaries(repository: Path, where: str | Connection | None) -> None:
+    from thresher.repository import ModelRepository
+    from thresher_serving.rollout import end_left_canaries
+
+    published = ModelRepository(repository)
+    for sentence in end_left_canaries(published.root, published.names(), where):
+        say(sentence)
 
 
 def _check_proven(repository: Path, *, unproven: bool) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thresher.errors import ThresherError
-from thresher.repository import ModelRepository
-from thresher_serving.client.canary import is_canary, without_canary
-from thresher_serving.connection import Connection, as_connection
+from thresher_serving.connection import Connection
 
 __all__ = ["Mending"]
 
@@ -51,8 +47,6 @@ class Mending:
         """
         from tritonclient.utils import InferenceServerException
 
-        if is_canary(name):
-            return self._load_canary_anew(without_canary(name)) and answers()
         try:
             if self._touch(name, version):  # the other versions and instances go on meanwhile
                 self._client.load_model(name, client_timeout=_LOAD_S)
@@ -69,25 +63,6 @@ class Mending:
             self._say(f"{name} cannot be loaded: {error.message()}. It is tried again")
             return False
         return answers()
-
-    def _load_canary_anew(self, name: str) -> bool:
-        """Load a model's canary anew, which has no files of its own; return whether that was done.
-
-        One that cannot be loaded is taken away: what serves gets its calls already.
-        """
-        from thresher_serving.rollout.canary import end_canary, restart_canary
-        from thresher_serving.rollout.checks import UnderWayError
-
-        try:
-            restart_canary(ModelRepository(self._repository), name, self._where, timeout_s=_LOAD_S)
-        except UnderWayError:
-            return False  # whoever is at it ends the canary, or loads one in its place
-        except ThresherError as error:
-            with contextlib.suppress(ThresherError):
-                end_canary(name, as_connection(self._where), self._client)
-            self._say(f"{name} has no canary any more, and what serves gets every call: {error}")
-            return False
-        return True
 
     def pay(self) -> None:
         """Load what was unloaded here and could not be loaded again."""

@@ -28,6 +28,7 @@ from thresher_serving.embedded.state import (
     write_state,
 )
 from thresher_serving.embedded.watcher import start_watcher
+from thresher_serving.own_requests import requests_begin
 
 __all__ = ["STATE_DIR", "RunningServer", "running_server", "start_server", "stop_server"]
 
@@ -137,6 +138,7 @@ def start_server(
                 + f"\nIts log: {server.log_file}"
             )
         server = replace(server, problems=tuple(problems))
+        requests_begin(repository, server.where)
         if watch:
             with process.interrupts_deferred():
                 server = replace(server, watcher=start_watcher(server))

@@ -62,8 +62,8 @@ def alone_on(
         ) from None
     except OSError as error:
         raise PublishError(
-            f"{repository.root} cannot be written to ({error.strerror}); a rollout and a canary "
-            "need that for the moment of a load, and to note what serves"
+            f"{repository.root} cannot be written to ({error.strerror}); a rollout needs "
+            "that for the moment of a load, and to note what serves"
         ) from None
     client = connection.open()
     try:

@@ -1,4 +1,4 @@
-"""Rollouts, canaries and status of a hardened server: TLS, and a key for model control."""
+"""Rollouts and status of a hardened server: TLS, and a key for model control."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def server(home: Path, runtime: Runtime) -> Iterator[RunningServer]:
         metrics_port=0,
         state_dir=home / ".thresher",
         public=hardened,
-        percentiles=True,
     )
     yield started
     started.stop(timeout_s=0.1)
@@ -66,14 +65,10 @@ def test_in_its_own_folder_every_command_finds_key_and_certificate(
     with keyless(home, server) as client:
         assert "in place of version 1" in said(run(rollout, "weather/2"))
         assert client.predict("weather", ROWS).model_version == 2
-        assert "weather version 3 is a canary" in said(run(rollout, "weather/3", "--canary", "60%"))
-        found = json.loads(said(run(status, "--json")))["versions"]
-        assert [(each["version"], each["canary_share"]) for each in found] == [(2, None), (3, 0.6)]
-        assert found[0]["percentiles_ms"], "the metrics are on this machine"
-        with keyless(home, server) as new:
-            answers = [new.predict("weather", ROWS) for _ in range(60)]
-        assert {answer.model_version for answer in answers} == {2, 3}
-        assert "is a canary no more" in said(run(rollback, "weather"))
+        (shown,) = json.loads(said(run(status, "--json")))["versions"]
+        assert (shown["version"], shown["serves"], shown["requests"]) == (2, True, 1)
+        assert "in place of version 2" in said(run(rollout, "weather/3"))
+        assert "in place of version 3" in said(run(rollback, "weather"))
         assert "in place of version 2" in said(run(rollback, "weather"))
         assert client.predict("weather", ROWS).model_version == 1
 
@@ -98,8 +93,7 @@ def test_from_elsewhere_the_environment_names_key_and_certificate(
         key = (home / ".thresher/server.key").read_text().strip()
         monkeypatch.setenv("THRESHER_SERVER_KEY", key)
         assert "in place of version 1" in said(run(rollout, "weather/2", *where))
-        assert "canary" in said(run(rollout, "weather/3", "--canary", "0.5", *where))
-        assert "canary 50%" in said(run(status, *where))
+        assert "serves" in said(run(status, *where))
         assert "in place of version 2" in said(run(rollout, "weather/3", *where))
         assert client.predict("weather", ROWS).model_version == 3
         assert "in place of version 3" in said(run(rollback, "weather", *where))

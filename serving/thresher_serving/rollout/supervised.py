@@ -1,0 +1,43 @@
+"""How `thresher serve` fares with the server that it keeps running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thresher.errors import counted
+from thresher_serving.embedded import state
+
+__all__ = ["Supervised", "supervised"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervised:
+    """What the state folder says of a server; nothing of one that something else runs."""
+
+    sentence: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why models are not served, by name."""
+    health_texts: Mapping[str, int] = field(default_factory=dict)
+    """How many requests were texts that `thresher serve` sent, by model."""
+
+
+def supervised(state_dir: Path) -> Supervised:
+    """Return how the server of a state folder fares."""
+    read: Any = getattr(state, "server_state", None)
+    found = read(state_dir) if read else None
+    if found is None:
+        return Supervised()
+    reason = f": {found.reason}" if found.reason else ""
+    sentence = ""
+    if found.phase == "failed":
+        sentence = f"thresher serve has given up{reason}"
+    elif found.phase == "starting":
+        sentence = f"the server is starting, after {counted(found.restarts, 'restart')}{reason}"
+    elif found.restarts:
+        sentence = f"the server was started again {counted(found.restarts, 'time')}{reason}"
+    return Supervised(
+        sentence=sentence, left_out=dict(found.left_out), health_texts=dict(found.health_texts)
+    )
