@@ -46,8 +46,6 @@ def status_table(
         cells = _cells(each, rate, is_wide=width >= _WIDE)
         if not every_s:
             del cells["/s"]
-        elif width < _WIDE:
-            del cells["queue"]  # there is no room for both
         rows.append(cells)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in dict.fromkeys(name for row in rows for name in row):
@@ -145,8 +143,8 @@ def _cells(each: VersionStatus, rate: str, *, is_wide: bool) -> dict[str, Any]:
         "failed": Text(failed, style="red" if each.failures else ""),
     }
     cells["mean ms"] = _number(each.mean_ms)
-    cells["queue ms" if is_wide else "queue"] = _number(each.queue_ms)
     if is_wide:
+        cells["queue ms"] = _number(each.queue_ms)
         cells["batch"] = _number(each.batch_size)
     return cells
 

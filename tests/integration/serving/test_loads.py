@@ -126,18 +126,18 @@ def test_a_load_without_effect_is_followed_by_unload_and_load(
 def test_a_server_that_goes_on_with_another_version_or_decision_is_an_error(
     home: Path, running: RunningServer, lazy: dict[str, int]
 ) -> None:
-    publish_version(home / "models", "stuck", 1)
+    for version in (1, 2):
+        publish_version(home / "models", "stuck", version)
     running.load_model("stuck")
     config = ModelRepository(home / "models").read_config("stuck")
     lazy["number"] = 2
-    with pytest.raises(ServerError, match=r"stuck was loaded twice, and no version answers"):
-        control.load_model(running.grpc_url, "stuck", config=config)
+    with pytest.raises(ServerError, match=r"no version answers, expected version 2"):
+        control.load_model(running.grpc_url, "stuck", config=naming(config, [2]))
     running.load_model("stuck")
     config.parameters["thresher.decision/1"].string_value = "{}"
-    lazy["number"] = 1
+    lazy["number"] = 2
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(InferenceServerClient, "unload_model", lambda *_, **__: None)
-        lazy["number"] = 2
         with pytest.raises(ServerError, match='another "thresher.decision/1" than its config'):
             control.load_model(running.grpc_url, "stuck", config=config)
 
