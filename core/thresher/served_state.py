@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -49,7 +48,7 @@ class ServedState:
     """Versions that may have come to serve since, because the caller publishes them itself."""
 
     @classmethod
-    def of(cls, models: PublishedModels, name: str, *, ours: Iterable[int] = ()) -> Self:
+    def of(cls, models: PublishedModels, name: str) -> Self:
         """Return what serves of a model now.
 
         Raises:
@@ -64,7 +63,7 @@ class ServedState:
         except OSError:
             record = b""
         digest = hashlib.sha256(record).hexdigest() if record else ""
-        return cls(versions=versions, record_sha256=digest, ours=tuple(ours))
+        return cls(versions=versions, record_sha256=digest)
 
     def is_still(self, now: ServedState) -> bool:
         """Return whether nothing but the caller's own versions has come to serve until now."""

@@ -243,7 +243,7 @@ def _difference(where: str | Connection, client: Any, name: str, config: Any) ->
 def unload_model(where: str | Connection, name: str, *, timeout_s: float = 60) -> None:
     """Take a model out of service, all its versions, and wait until it is.
 
-    A Python backend whose process died stays UNLOADING for ever; the model can be loaded anew all
+    A Python backend whose process died stays UNLOADING for ever; the model can be loaded again all
     the same, so that is waited for no longer than a few seconds.
 
     Raises:
@@ -268,7 +268,7 @@ def wait_out_of_service(
     client: Any = None,
     timeout_s: float = 60,
 ) -> None:
-    """Return once versions that the server was told to unload have answered what they had taken.
+    """Return once versions that the server was asked to unload have answered what they had taken.
 
     Raises:
         ServerError: If one is still served after the time, or no server answers.

@@ -117,11 +117,9 @@ def _reader(server: str | None, repository: Path | None, metrics_url: str | None
     from thresher.repository import ModelRepository
     from thresher_serving import running_server
     from thresher_serving.embedded.state import STATE_DIR
-    from thresher_serving.rollout import StatusReader, supervised
+    from thresher_serving.rollout import StatusReader
 
     running = None if server else running_server()
-    if server is None and running is None and (sentence := supervised(STATE_DIR).sentence):
-        raise ServerError(f"{sentence}. Its log: {STATE_DIR / 'server.log'}")
     where = connect(server)
     folder = repository or (Path(running.repository) if running else Path("model_repository"))
     if metrics_url is None and running:

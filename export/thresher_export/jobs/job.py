@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -129,14 +129,16 @@ def _select(
     selected = select_versions(filter_string=options.filter_string, alias=options.alias)
     if repository is None:
         return selected, selected, {}
-    numbers: dict[str, list[int]] = {}
-    for version in selected:
-        numbers.setdefault(version.name, []).append(version.version)
     since = {}
-    for name, ours in numbers.items():
+    for name in {version.name for version in selected}:
         with contextlib.suppress(PublishError):  # the worker says what is wrong
-            since[name] = ServedState.of(repository, name, ours=ours)
-    return selected, without_published(selected, repository, options.export), since
+            since[name] = ServedState.of(repository, name)
+    todo = without_published(selected, repository, options.export)
+    ours: dict[str, list[int]] = {}
+    for version in todo:
+        ours.setdefault(version.name, []).append(version.version)
+    since = {name: replace(was, ours=tuple(ours.get(name, ()))) for name, was in since.items()}
+    return selected, todo, since
 
 
 def _without(versions: Sequence[ModelVersion], todo: Sequence[ModelVersion]) -> list[ModelVersion]:

@@ -8,7 +8,7 @@ from thresher_serving.rollout.left_canaries import end_left_canaries
 from thresher_serving.rollout.plan import Alias, Rollout, RolloutOptions, label_change
 from thresher_serving.rollout.rollout import roll_back, roll_out
 from thresher_serving.rollout.status import ServerStatus, StatusReader, VersionStatus
-from thresher_serving.rollout.supervised import Supervised, supervised
+from thresher_serving.rollout.supervised import Supervised
 
 __all__ = [
     "Alias",
@@ -25,5 +25,4 @@ __all__ = [
     "label_change",
     "roll_back",
     "roll_out",
-    "supervised",
 ]

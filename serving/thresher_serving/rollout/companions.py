@@ -2,7 +2,7 @@
 
 Version N of a companion asks version N of its model and no other. So while a model goes from one
 version to another, both are loaded until its companions have gone: first the model's new version
-is loaded beside the old one, then `serve_companions` is called, then the old one is unloaded. No
+is loaded next to the old one, then `serve_companions` is called, then the old one is unloaded. No
 request fails on the way, in either direction.
 """
 

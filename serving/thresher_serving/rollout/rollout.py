@@ -28,7 +28,7 @@ def roll_out(
 ) -> Rollout:
     """Put a published version into service without a request that fails.
 
-    Its certificate is checked; it is loaded beside the version that serves, under another name,
+    Its certificate is checked; it is loaded under another name, next to the version that serves,
     and its golden rows are compared over the wire, decision by decision; then it is loaded under
     the model's name, and compared again; then the alias is moved, and the old version drained and
     unloaded. Where anything is wrong, the server goes back to the old version.
@@ -81,7 +81,7 @@ def roll_back(
             others = ", ".join(f"{name}/{v}" for v in published if v != serving) or "none"
             raise NotFoundError(
                 f"{name}: nothing tells which version served before version {serving}. Name one: "
-                f"thresher rollout {name}/VERSION. Published besides: {others}"
+                f"thresher rollout {name}/VERSION. Also published: {others}"
             )
         until = f", which served until {previous.until}" if previous.until else ""
         progress(f"Going back from version {serving} to version {previous.version}{until}")
@@ -98,7 +98,7 @@ def _put(checks: Checks, version: int, alias: Alias | None, *, going_back: bool)
     for sentence in end_left_canaries(checks.repository.root, [checks.name], checks.where):
         checks.progress(sentence)
     if version not in ready:
-        checks.beside(version, golden, serving)
+        checks.on_server(version, golden, serving)
     switch = Switch(
         repository=checks.repository,
         name=checks.name,

@@ -30,14 +30,11 @@ def supervised(state_dir: Path) -> Supervised:
     found = read(state_dir) if read else None
     if found is None:
         return Supervised()
-    reason = f": {found.reason}" if found.reason else ""
     sentence = ""
-    if found.phase == "failed":
-        sentence = f"thresher serve has given up{reason}"
-    elif found.phase == "starting":
-        sentence = f"the server is starting, after {counted(found.restarts, 'restart')}{reason}"
-    elif found.restarts:
-        sentence = f"the server was started again {counted(found.restarts, 'time')}{reason}"
+    if found.restarts:
+        times = counted(found.restarts, "time")
+        sentence = f"thresher serve started the server again {times}; last after this: "
+        sentence += found.reason
     return Supervised(
         sentence=sentence, left_out=dict(found.left_out), health_texts=dict(found.health_texts)
     )

@@ -35,7 +35,7 @@ _QUEUED_S = 3.0
 
 @dataclass(kw_only=True)
 class Switch:
-    """One model's way from what serves to a version that was checked beside it."""
+    """One model's way from what serves to a version that was checked."""
 
     repository: ModelRepository
     name: str
@@ -115,7 +115,7 @@ class Switch:
         is_higher = bool(old) and version > max(old)
         if is_higher or (old and self.repository.companions(name)):
             then = "; unversioned requests get it when it is ready" if is_higher else ""
-            self.progress(f"Loading {name}/{version}{then or f' beside version {listed(old)}'}")
+            self.progress(f"Loading {name}/{version}{then or f' next to version {listed(old)}'}")
             try:
                 self._load_both()
                 self.is_side_by_side = True
@@ -130,8 +130,8 @@ class Switch:
         if self.is_side_by_side and not is_higher:
             self._move_companions()
         if not (self.is_side_by_side and is_higher):
-            beside = f"; version {listed(old)} answers until it is ready" if old else ""
-            self.progress(f"Loading {name}/{version}{beside}")
+            meanwhile = f"; version {listed(old)} answers until it is ready" if old else ""
+            self.progress(f"Loading {name}/{version}{meanwhile}")
             self._load(naming(config, [version]))
             self.is_side_by_side = False
         self.is_live, self.live_at = True, time.monotonic()
@@ -191,7 +191,7 @@ class Switch:
 
     def _serve_old(self, config: Any) -> list[str]:
         """Let the server serve what it served before; return what could not be done."""
-        what = "the server could not be told to go back"
+        what = "the server could not be made to go back"
         if not self.old:
             return _tried(self._unload, what)
         self.progress(f"Going back to version {listed(self.old)}")
@@ -206,7 +206,7 @@ class Switch:
                 self._load_both()
             self._serve_companions(max(self.old))
 
-        return _tried(go_back, f"the companions of {self.name} could not be told to go back")
+        return _tried(go_back, f"the companions of {self.name} could not be made to go back")
 
     def _serve_old_alone(self, config: Any, what: str) -> list[str]:
         own = serving_config(self.repository, self.name, max(self.old))
@@ -247,7 +247,7 @@ class Switch:
         if problems:
             named = listed(self.repository.served_versions(self.name))
             stays = (
-                f"when the server is started anew, it serves version {named}, which config.pbtxt "
+                f"when the server is started again, it serves version {named}, which config.pbtxt "
                 f"names ({'; '.join(problems)})"
             )
         return type(error)(

@@ -37,7 +37,7 @@ def loaded_twin(
     *,
     timeout_s: float,
 ) -> Iterator[str]:
-    """Yield the name under which a version is loaded beside the model; then it is gone again.
+    """Yield the name under which a version is loaded next to the model, until the block ends.
 
     One copy is loaded however many are to serve: the golden rows alone ask it.
 

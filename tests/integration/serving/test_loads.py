@@ -1,4 +1,4 @@
-"""A load is a load: whatever files' times say, the version that answers is the one that was meant."""
+"""A load loads: whatever files' times say, the version that answers is the one that was meant."""
 
 from __future__ import annotations
 

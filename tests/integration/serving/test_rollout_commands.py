@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from support.mlflow_server import free_port
-from support.triton import triton
 from support.versions import ROWS, publish_version
 from thresher.cli.rollout import rollback, rollout
 from thresher.cli.status import status
@@ -77,7 +71,7 @@ def test_a_rollout_and_a_rollback_move_the_alias_and_show_their_steps(
     for step in (
         "Asking MLflow which version weather@candidate is",
         "Checking the certificate of weather/2",
-        "Loading weather/2 beside version 1",
+        "Loading weather/2 next to version 1",
         "Comparing 4 golden rows",
         "Moving weather@champion in MLflow to version 2",
         "Writing config.pbtxt, unloading version 1",

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import timeit
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,8 +275,8 @@ def test_a_version_chosen_before_a_rollback_does_not_undo_it(
     repository = ModelRepository(tmp_path / "models")
     for version in (1, 2):
         publish_version(repository.root, "digits", version, serve=True)
-    ours = [4] if meanwhile == "own version" else []
-    since = ServedState.of(repository, "digits", ours=ours)
+    ours = (4,) if meanwhile == "own version" else ()
+    since = replace(ServedState.of(repository, "digits"), ours=ours)
     if meanwhile == "own version":
         publish_version(repository.root, "digits", 4, serve=True)
     elif meanwhile == "rollback":
