@@ -214,17 +214,18 @@ def _difference(where: str | Connection, client: Any, name: str, config: Any) ->
     Compared are the version that unversioned requests get, and the parameters, which hold each
     version's decision and the digests of what was proven.
     """
-    wanted = max(config.version_policy.specific.versions, default=None)
+    named = sorted(config.version_policy.specific.versions)
     end = time.monotonic() + _SETTLING_S
     while True:
-        ready = served(where, client).get(name, [])
-        if ready and wanted in {None, max(ready)}:
+        ready = sorted(served(where, client).get(name, []))
+        is_settled = ready == named if named else bool(ready)
+        if is_settled or time.monotonic() > end:
             break
-        if time.monotonic() > end:
-            serving = f"version {max(ready)}" if ready else "no version"
-            return f"{serving} answers, expected version {wanted or 'any'}"
         time.sleep(0.02)
-    version = max(ready)
+    if not ready or (named and ready[-1] != named[-1]):
+        serving = f"version {ready[-1]}" if ready else "no version"
+        return f"{serving} answers, expected version {named[-1] if named else 'any'}"
+    version = ready[-1]
     with translated(where, client, model=name, version=str(version)):
         loaded = client.get_model_config(name, str(version), client_timeout=10).config
     keys = {*loaded.parameters, *config.parameters}
