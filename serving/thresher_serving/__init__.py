@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from thresher_serving.embedded.runtime import install_runtime as install_runtime
     from thresher_serving.embedded.runtime import remove_runtime as remove_runtime
     from thresher_serving.embedded.runtime import runtime_info as runtime_info
-    from thresher_serving.embedded.server import RunningServer as RunningServer
-    from thresher_serving.embedded.server import running_server as running_server
     from thresher_serving.embedded.server import start_server as start_server
     from thresher_serving.embedded.server import stop_server as stop_server
+    from thresher_serving.embedded.state import RunningServer as RunningServer
+    from thresher_serving.embedded.state import running_server as running_server
 
 _MODULES = {
     "AsyncClient": "client.async_client",
@@ -39,7 +39,7 @@ _MODULES = {
     "NamedLabel": "client.client",
     "Prediction": "client.client",
     "Retries": "client.retries",
-    "RunningServer": "embedded.server",
+    "RunningServer": "embedded.state",
     "Runtime": "embedded.runtime",
     "TensorMetadata": "client.client",
     "Tls": "connection",
@@ -53,7 +53,7 @@ _MODULES = {
     "TritonEngine": "scoring",
     "score": "scoring",
     "score_files": "scoring",
-    "running_server": "embedded.server",
+    "running_server": "embedded.state",
     "runtime_info": "embedded.runtime",
     "start_server": "embedded.server",
     "stop_server": "embedded.server",

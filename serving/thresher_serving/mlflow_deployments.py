@@ -26,7 +26,7 @@ from thresher.repository import ModelRepository
 from thresher.tables.memory import is_table, memory_rows
 from thresher_serving import Client, ModelMetadata, control, running_server
 from thresher_serving.connection import Connection
-from thresher_serving.embedded.public import connection_from_environment
+from thresher_serving.connection_environment import connection_from_environment
 from thresher_serving.rollout import RolloutOptions, StatusReader, roll_out
 
 __all__ = ["TritonDeploymentClient", "run_local", "target_help"]
@@ -303,8 +303,7 @@ def _reached(address: str) -> Connection:
             "no Triton server was started in this folder. Run: thresher serve --background, or "
             "name one: -t triton:HOST:PORT"
         )
-    where = running.where
-    return where if isinstance(where, Connection) else Connection(url=where)
+    return Connection(url=running.where)
 
 
 def _resolved(model_uri: str) -> tuple[str, int]:

@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from thresher.cli.options import FiniteRange, repository_option
+from thresher.cli.options import repository_option
 from thresher.cli.output import say, steps, tell
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
     from thresher_serving.connection import Connection
-    from thresher_serving.embedded.public import Public
+    from thresher_serving.embedded.state import RunningServer, ServerState
 
 __all__ = ["connect", "serve", "stop"]
 
 _PORT = click.IntRange(0, 65_535)
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def connect(server: str | None) -> str | Connection:
     """Return how to reach the given server, else the one that was started here.
 
-    The key of a hardened server, and the certificates of its TLS, come from the environment
-    (THRESHER_SERVER_KEY, THRESHER_TLS_CA, THRESHER_TLS_CERT, THRESHER_TLS_KEY) for a server that
-    is given, and from the state folder for the one started here.
+    The key and the certificates of a server that is given come from the environment
+    (THRESHER_SERVER_KEY, THRESHER_TLS_CA, THRESHER_TLS_CERT, THRESHER_TLS_KEY).
 
     Args:
         server: The address that was given; None for the server started here.
 
     Raises:
-        ServerError: If none is given and none runs.
+        ServerError: If none is given and none is ready.
     """
-    from thresher_serving import running_server
-    from thresher_serving.embedded.public import connection_from_environment
+    from thresher_serving.connection_environment import connection_from_environment
+    from thresher_serving.embedded.state import server_state
 
     if server is not None:
         return connection_from_environment(server)
-    running = running_server()
-    if running is None:
+    state = server_state()
+    if state is None:
         raise ServerError(
             "no Triton server was started in this folder. Run: thresher serve --background, "
             "or give --server HOST:PORT"
         )
-    return running.where
+    if state.phase == "failed":
+        raise ServerError(f"the Triton server of this folder failed: {state.reason}")
+    if state.phase == "starting" or state.server is None:
+        raise ServerError(
+            f"the Triton server of this folder is being started (process {state.pid})"
+            + (f" after this: {state.reason}" if state.reason else "")
+            + ". Its log: .thresher/server.log"
+        )
+    return state.server.where
 
 
 @click.command()
@@ -62,41 +70,15 @@ def connect(server: str | None) -> str | Connection:
 )
 @click.option(
     "--host",
-    help="Address to bind: 127.0.0.1 by default, with --public every one of this machine.",
-)
-@click.option(
-    "--public",
-    "is_public",
-    is_flag=True,
-    help="Let other machines in, over gRPC with TLS; models are controlled with a key only.",
-)
-@click.option("--tls-cert", type=_FILE, help="The server's certificate (PEM), for --public.")
-@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
-@click.option("--tls-ca", type=_FILE, help="Who signs clients' certificates: asks for them too.")
-@click.option(
-    "--key-file",
-    type=_FILE,
-    help="The key, in a file with mode 600; by default THRESHER_SERVER_KEY, then "
-    ".thresher/server.key, made where it is missing.",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to bind, one that only this machine reaches.",
 )
 @click.option(
     "--tritonserver",
     type=click.Path(path_type=Path),
     help="A Triton server to use; by default TRITONSERVER, then /opt/tritonserver, then the "
     "server of the nvidia-pytriton wheel, installed at first use.",
-)
-@click.option(
-    "--hung-after",
-    type=FiniteRange(min=5),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="End a backend process that has done nothing for so long though a request waits.",
-)
-@click.option(
-    "--percentiles",
-    is_flag=True,
-    help="Let `thresher status` show p50, p95 and p99; costs a busy server speed.",
 )
 @click.option("--unproven", is_flag=True, help="Serve versions without a proof of parity too.")
 def serve(
@@ -105,100 +87,92 @@ def serve(
     grpc_port: int,
     http_port: int,
     metrics_port: int,
-    host: str | None,
-    is_public: bool,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_ca: Path | None,
-    key_file: Path | None,
+    host: str,
     tritonserver: Path | None,
-    hung_after: float,
-    percentiles: bool,
     unproven: bool,
 ) -> None:
-    """Start NVIDIA Triton on the model repository.
+    """Serve the model repository with NVIDIA Triton, on this machine alone.
 
-    Where one runs on it already, models published since are loaded into that one. A version whose
-    certificate is missing, or does not match its files, is refused. A backend process that dies or
-    hangs is started anew.
+    Where one serves it already, --background loads what was published since into that one. A
+    version whose certificate is missing, or does not match its files, is refused. A Triton that
+    dies is started again; what happened is in .thresher/server.log.
 
     Example: thresher serve --background
     """
-    from thresher_serving import find_runtime, running_server, start_server
+    from thresher_serving import find_runtime, running_server
+    from thresher_serving.embedded.background import serve as serve_here
+    from thresher_serving.embedded.background import serve_in_background
     from thresher_serving.embedded.command import check_host
+    from thresher_serving.embedded.launch import PORT_OPTIONS, ServeOptions
+    from thresher_serving.embedded.state import STATE_DIR
 
-    public = None
-    if is_public:
-        public = _public(tls_cert, tls_key, tls_ca, key_file)
-    elif tls_cert or tls_key or tls_ca or key_file:
-        raise click.UsageError("--tls-cert, --tls-key, --tls-ca and --key-file go with --public")
-    host = host or ("0.0.0.0" if is_public else "127.0.0.1")  # noqa: S104 -- hardened, and asked for
-    check_host(host, public)
+    check_host(host)
     _align_companions(repository)
     _check_proven(repository, unproven=unproven)
     running = running_server()
     is_here = running is not None and running.repository == str(repository.resolve())
     _end_left_canaries(repository, running.where if running and is_here else None)
     if running and background and is_here:
-        from thresher.repository import ModelRepository
-
-        for name in ModelRepository(repository).names():
-            running.load_model(name)
-        tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
+        _update(running, repository)
         return
-    with steps() as show:
+    with contextlib.ExitStack() as spinner:
+        show = spinner.enter_context(steps())
         found = find_runtime(tritonserver, progress=show)
         show(f"Starting Triton {found.version} ({found.kind}) on {repository}")
-        server = start_server(
-            repository,
+        options = ServeOptions(
+            repository=repository.resolve(),
             runtime=found,
-            grpc_port=grpc_port,
-            http_port=http_port,
-            metrics_port=metrics_port,
             host=host,
-            public=public,
-            percentiles=percentiles,
-            watch=background,
-            hung_s=hung_after,
+            ports=dict(zip(PORT_OPTIONS, (grpc_port, http_port, metrics_port), strict=True)),
+            log_file=(STATE_DIR / "server.log").absolute(),
+            state_dir=STATE_DIR.absolute(),
+            unproven=unproven,
         )
+        if background:
+            state = serve_in_background(options, STATE_DIR)
+            spinner.close()
+            if state is None:
+                raise click.Abort
+            log = _tell_ready(state, found.version)
+            say(f"Log: {log}. Next: thresher predict NAME FILE..., thresher stop")
+            return
+
+        def tell_ready(state: ServerState) -> None:
+            spinner.close()
+            _tell_ready(state, found.version)
+            say("Ctrl-C stops it.")
+
+        if not serve_here(options, STATE_DIR, on_ready=tell_ready, out=sys.stderr):
+            raise click.Abort
+
+
+def _tell_ready(state: ServerState, version: str) -> str:
+    """Say what a server serves, and where; return where its log is."""
+    server = state.server
+    assert server is not None
     for problem in server.problems:
         say(f"Warning: {problem}")
-    ready = ", ".join(f"{m.name} version {m.version}" for m in server.models if m.is_ready)
-    tell(f"Triton {found.version} serves {ready}")
-    tell(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
-    if public is not None:
-        where = public.security.key_file or "the environment"
-        say(
-            f"Hardened: gRPC with TLS on {server.host}; HTTP and metrics on this machine only; "
-            f"models are controlled with the key in {where}."
-        )
-    if background:
-        say(f"Log: {server.log_file}. Next: thresher predict NAME FILE..., thresher stop")
-        return
-    say("Ctrl-C stops it.")
-    server.wait()
-
-
-def _public(
-    certificate: Path | None, private_key: Path | None, ca: Path | None, key_file: Path | None
-) -> Public:
-    """Return what a hardened server is started with."""
-    from thresher_serving.embedded.public import public_server
-    from thresher_serving.embedded.state import STATE_DIR
-
-    if certificate is None or private_key is None:
-        raise click.UsageError(
-            "--public needs --tls-cert FILE and --tls-key FILE. For a certificate of your own: "
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout tls.key -out tls.crt "
-            "-subj /CN=models -addext subjectAltName=DNS:models.example.org"
-        )
-    return public_server(
-        certificate=certificate,
-        private_key=private_key,
-        clients_ca=ca,
-        key_file=key_file,
-        state_dir=STATE_DIR,
+    for name, why in state.left_out.items():
+        say(f"Warning: {name} is left out: {why}")
+    ready = ", ".join(
+        f"{name} version {number}" for name, found in server.ready.items() for number in found
     )
+    tell(f"Triton {version} serves {ready}")
+    tell(f"  gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}")
+    return server.log_file
+
+
+def _update(running: RunningServer, repository: Path) -> None:
+    """Load what was published since into a server that runs already."""
+    from thresher.repository import ModelRepository
+    from thresher_serving.embedded.launch import check_answering
+
+    published = ModelRepository(repository)
+    for name in published.names():
+        states = running.load_model(name)
+        ready = [state.version for state in states if state.is_ready and state.version is not None]
+        check_answering(published.root, name, ready)
+    tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
 
 
 def _align_companions(repository: Path) -> None:
@@ -225,15 +199,13 @@ def _end_left_canaries(repository: Path, where: str | Connection | None) -> None
 
 def _check_proven(repository: Path, *, unproven: bool) -> None:
     """Refuse versions that are to serve and are not what was proven; or say so, where allowed."""
-    from thresher.errors import NotFoundError, ParityError
+    from thresher.errors import ParityError
     from thresher.repository import ModelRepository
 
     published = ModelRepository(repository)
     for name in published.names():
         try:
-            published.check_proven(name, published.serving_version(name))
-        except NotFoundError:
-            continue  # another tool's model, which names no version
+            published.check_served(name)
         except ParityError as error:
             if not unproven:
                 raise
@@ -247,8 +219,13 @@ def stop() -> None:
     Example: thresher stop
     """
     from thresher_serving import stop_server
+    from thresher_serving.embedded.state import server_state
 
+    state = server_state()
     stopped = stop_server()
-    tell(
-        f"Stopped Triton (process {stopped.pid})" if stopped else "No Triton server is running here"
-    )
+    if stopped is not None:
+        tell(f"Stopped Triton (process {stopped.pid})")
+    elif state is not None and state.phase == "starting":
+        tell(f"Stopped the start of a Triton server (process {state.pid})")
+    else:
+        tell("No Triton server is running here")

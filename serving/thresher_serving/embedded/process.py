@@ -6,39 +6,39 @@ Source: Triton's server.cc and its python backend, release 24.10 (what a dead ba
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
-from thresher.errors import ConfigError, ServerError
-from thresher_serving.connection import MOST_PORT
-from thresher_serving.embedded.hidden_arguments import start_hidden
+from thresher.errors import ServerError
 
 __all__ = [
-    "choose_ports",
     "created",
+    "exit_words",
+    "hide_shared_memory",
     "interrupts_deferred",
     "is_alive",
-    "known_reason",
     "last_lines",
+    "reap",
+    "remove_shared_memory",
     "spawn",
-    "spawn_beside",
     "terminate",
+    "wait_for_child",
 ]
 
 _SAME_S = 0.05
 """How far two readings of a process's start may differ."""
 
-_SHARED = "/dev/shm/triton_"  # noqa: S108 - Triton chooses it
-"""What the names of Triton's shared memory start with."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's python backend makes its regions
 
 _BACKEND = "triton_python_b"
 """What Linux calls a backend process: the first 15 letters of its program's name."""
@@ -46,44 +46,13 @@ _BACKEND = "triton_python_b"
 _DEAD_FOR_S = 2.0
 """How long nothing but dead backends may be left before a server is not waited for any longer."""
 
-_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
-"""The servers that this process started and has not seen end: each must be waited for here."""
+_PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) by which a process gets a signal when its parent ends."""
 
+_LIBC = ctypes.CDLL(None)
 
-def choose_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return a port for each option; 0 becomes a free one.
-
-    Args:
-        host: The address that the server will bind.
-        wanted: A port for each option, such as ``{"--grpc-port": 8001}``.
-
-    Raises:
-        ConfigError: If one is no port, or two are the same.
-        ServerError: If a port is in use; the message names it and its option.
-    """
-    for option, port in wanted.items():
-        if not 0 <= port <= MOST_PORT:
-            raise ConfigError(f"{option} is {port}, expected 0 to {MOST_PORT}; 0 takes a free one")
-    fixed = [port for port in wanted.values() if port]
-    if len(set(fixed)) < len(fixed):
-        given = ", ".join(f"{option} {port}" for option, port in wanted.items())
-        raise ConfigError(f"each port serves one thing; got {given}")
-    with contextlib.ExitStack() as stack:
-        chosen: dict[str, int] = {}
-        for option, port in wanted.items():
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-                probe.listen()  # another listener is noticed here at the latest
-            except OSError as error:
-                raise ServerError(
-                    f"port {port} on {host} cannot be used: {error.strerror}. Choose another with "
-                    f"{option} (0 takes a free one), or stop what uses it: thresher stop"
-                ) from None
-            chosen[option] = int(probe.getsockname()[1])
-        return chosen
+_CHILDREN: dict[int, subprocess.Popen[Any]] = {}
+"""The servers and supervisors that this process started: each must be waited for here."""
 
 
 @contextlib.contextmanager
@@ -111,56 +80,62 @@ def spawn(
     environment: Mapping[str, str],
     log_file: Path,
     *,
-    hidden: Mapping[str, str] | None = None,
+    new_log: bool = True,
+    ends_with_us: bool = False,
 ) -> int:
-    """Return the process id of a server started in a session of its own, writing to a new log.
+    """Return the process id of a server started in a session of its own.
+
+    Files that it makes are its user's alone.
 
     Args:
         command: The program and its arguments.
         environment: Its environment.
-        log_file: Where its output goes. The watcher writes there too, so both append.
-        hidden: For an argument of the command, the one that the program is to see in its place:
-            it holds a key, and what a command line holds, each user of the machine can read.
+        log_file: Where its output goes, by appending: its supervisor writes there too.
+        new_log: Whether the log is emptied first.
+        ends_with_us: Whether the server gets SIGTERM when the calling thread ends, however it ends.
 
     Raises:
         ServerError: If the binary cannot be started or the log cannot be written.
     """
+    parent = os.getpid()
+
+    def end_with_parent() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the line above
+            os._exit(1)
+
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        log_file.write_bytes(b"")
+        if new_log:
+            log_file.write_bytes(b"")
         with log_file.open("ab") as log:
-            if hidden:
-                process = start_hidden(command, hidden, environment, log)
-            else:
-                process = subprocess.Popen(
-                    command,
-                    env=dict(environment),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o077,
+                # it calls prctl(2) and nothing else
+                preexec_fn=end_with_parent if ends_with_us else None,  # noqa: PLW1509
+            )
     except OSError as error:
         raise ServerError(f"{command[0]} cannot be started, log {log_file}: {error}") from None
-    _CHILDREN[process.pid] = process
+    wait_for_child(process)
     return process.pid
 
 
-def spawn_beside(command: Sequence[str], told: str, log_file: Path) -> int:
-    """Return the process id of a helper in a session of its own, which is told a text (stdin)."""
-    with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-    assert process.stdin is not None
-    with process.stdin as stdin:
-        stdin.write(told.encode())
+def wait_for_child(process: subprocess.Popen[Any]) -> None:
+    """Have `is_alive` and `terminate` wait for a child of this process once it has ended."""
     _CHILDREN[process.pid] = process
-    return process.pid
+
+
+def reap(pid: int, *, timeout_s: float) -> None:
+    """Wait for the end of a process, where it is a child of this one."""
+    if child := _CHILDREN.pop(pid, None):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout_s)
 
 
 def created(pid: int) -> float | None:
@@ -175,7 +150,6 @@ def is_alive(pid: int, created_at: float) -> bool:
     """Return whether the very process that was started then still runs (a zombie does not)."""
     child = _CHILDREN.get(pid)
     if child is not None and child.poll() is not None:
-        _CHILDREN.pop(pid, None)  # another thread may have done so
         return False
     try:
         process = psutil.Process(pid)
@@ -185,25 +159,48 @@ def is_alive(pid: int, created_at: float) -> bool:
         return False
 
 
-def terminate(pid: int, created_at: float, *, timeout_s: float) -> bool:
+def exit_words(pid: int) -> str:
+    """Return how a server that this process started has ended, such as "ended by SIGKILL"."""
+    child = _CHILDREN.get(pid)
+    code = None if child is None else child.poll()
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
+
+
+def terminate(
+    pid: int,
+    created_at: float,
+    *,
+    timeout_s: float,
+    is_urgent: Callable[[], bool] = lambda: False,
+) -> bool:
     """End a server and all processes of its session; return whether it went by itself.
 
     SIGTERM goes to the server only, so that it can finish what is in flight and end its own
     helpers; what is left after the time goes with SIGKILL. So does a server that waits for nothing
     but backend processes that died before: Triton counts those as live models for ever.
+
+    Args:
+        pid: The server.
+        created_at: When it was started.
+        timeout_s: How long it may take.
+        is_urgent: Asked all the while; once it returns True, the server is given no more time.
     """
-    regions = _shared_memory(pid, created_at)
     interrupted = False
     try:
         if is_alive(pid, created_at):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            _wait_gone(pid, created_at, timeout_s)
-    except KeyboardInterrupt:  # whoever cannot wait gets what was asked for, without grace
+            _wait_gone(pid, created_at, timeout_s, is_urgent)
+    except KeyboardInterrupt:  # a second Ctrl-C: the server is ended without grace
         interrupted = True
     went = not is_alive(pid, created_at)
     if not went:
-        regions |= _shared_memory(pid, created_at)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     end = time.monotonic() + 5
@@ -214,18 +211,43 @@ def terminate(pid: int, created_at: float, *, timeout_s: float) -> bool:
         time.sleep(0.01)
     if child := _CHILDREN.pop(pid, None):
         child.wait()
-    for region in regions:  # who ends too early does not remove what it shared
-        region.unlink(missing_ok=True)
     if interrupted:
         raise KeyboardInterrupt
     return went
 
 
-def _wait_gone(pid: int, created_at: float, timeout_s: float) -> None:
+def hide_shared_memory(prefix: str) -> None:
+    """Let no other user read a server's regions of shared memory, which hold requests' tensors.
+
+    Triton's Python backend makes them readable to everybody, whatever its umask is (2.51.0: Boost
+    sets the mode itself), when it starts to load a model; requests come later.
+
+    Args:
+        prefix: What the names of the regions begin with.
+    """
+    for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            region.chmod(0o600)
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Remove the regions of shared memory whose names begin so: a server that is killed does not.
+
+    Args:
+        prefix: What `server_command` gave the server; empty removes nothing.
+    """
+    if prefix:
+        for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+            region.unlink(missing_ok=True)
+
+
+def _wait_gone(
+    pid: int, created_at: float, timeout_s: float, is_urgent: Callable[[], bool]
+) -> None:
     """Wait until a server is gone, the time is over, or all that it waits for is dead."""
     now = time.monotonic()
     end, dead_since, look = now + timeout_s, None, now
-    while is_alive(pid, created_at) and now < end:
+    while is_alive(pid, created_at) and now < end and not is_urgent():
         time.sleep(0.02)
         now = time.monotonic()
         if now < look:
@@ -264,26 +286,6 @@ def _session(leader: int, created_at: float) -> list[psutil.Process]:
             if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
                 members.append(process)
     return members
-
-
-def _shared_memory(leader: int, created_at: float) -> set[Path]:
-    """Return the files through which a server and its backend processes share tensors."""
-    paths: set[Path] = set()
-    for process in _session(leader, created_at):
-        with contextlib.suppress(psutil.Error):
-            paths |= {Path(m.path) for m in process.memory_maps() if m.path.startswith(_SHARED)}
-    return paths
-
-
-def known_reason(path: Path) -> str:
-    """Return a sentence on why a server ended, where its log names a reason that is known."""
-    if "boost::interprocess::lock_exception" not in last_lines(path, count=100):
-        return ""
-    return (
-        " Its log names boost::interprocess::lock_exception: a backend process ended while it held "
-        "the lock of the memory that it shares with Triton, which Triton does not survive. Most "
-        "often it had not run for more than a second (a paused machine, kill -STOP, no memory)."
-    )
 
 
 def last_lines(path: Path, count: int = 15) -> str:

@@ -1,42 +1,56 @@
 """Starts and stops a Triton server on this machine.
 
-The server runs in a session of its own, in the background; a small state file says where. Models
-are loaded explicitly: nothing is served because a folder happened to appear.
+Models are loaded explicitly: nothing is served because a folder happened to appear.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
+import os
+import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from thresher.errors import NotFoundError, ServerError, unknown_name
-from thresher_serving import control
+from thresher.errors import ServerError
 from thresher_serving.connection import checked_timeout
 from thresher_serving.embedded import process
-from thresher_serving.embedded.command import check_host, server_command
-from thresher_serving.embedded.public import Public
+from thresher_serving.embedded.command import check_host
+from thresher_serving.embedded.launch import (
+    PORT_OPTIONS,
+    DiedError,
+    ServeOptions,
+    launched,
+    outcome_of_loading,
+    wait_open,
+    wanted_models,
+)
+from thresher_serving.embedded.ports import choose_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import (
-    HUNG_S,
     STATE_DIR,
     RunningServer,
+    ServerState,
+    clear_state,
+    read_state,
     running_server,
+    server_state,
+    try_lock,
     write_state,
 )
-from thresher_serving.embedded.watcher import start_watcher
-from thresher_serving.own_requests import requests_begin
 
-__all__ = ["STATE_DIR", "RunningServer", "running_server", "start_server", "stop_server"]
+__all__ = [
+    "STATE_DIR",
+    "RunningServer",
+    "lock_folder",
+    "running_server",
+    "server_state",
+    "start_server",
+    "stop_server",
+]
 
-_OTHER_PORTS_S = 5.0
-"""How long HTTP and metrics, which some builds of Triton lack, are waited for after gRPC."""
-
-_HANDSHAKE_S = 15.0
-"""How long a server whose port is open may take until a call through TLS succeeds."""
+_LET_GO_S = 5.0
+"""How long a supervisor may take, after its server has ended or been killed, to end itself."""
 
 
 def start_server(
@@ -51,32 +65,23 @@ def start_server(
     timeout_s: float = 120,
     models: Sequence[str] | None = None,
     state_dir: Path | None = STATE_DIR,
-    public: Public | None = None,
-    percentiles: bool = False,
-    watch: bool = False,
-    hung_s: float = HUNG_S,
 ) -> RunningServer:
-    """Return a Triton server that is ready to answer.
+    """Return a Triton server that is ready to answer; it outlives the calling process.
+
+    It is not started again should it end: that is what `thresher serve` does.
 
     Args:
         repository: The model repository.
-        runtime: Which server to start; see `find_runtime`.
+        runtime: Which server to start, as `find_runtime` returns it.
         grpc_port: The port for gRPC; 0 takes a free one, as for the next two.
         http_port: The port for HTTP.
         metrics_port: The port for Prometheus metrics.
-        host: The address to bind; one that other machines can reach needs `public`.
+        host: The address to bind, one of this machine's own.
         log_file: Where its output goes; by default ``server.log`` in the state folder.
         timeout_s: How long it may take to be ready, its models loaded and warmed up.
         models: Which models to load; by default each folder that holds a config.pbtxt.
         state_dir: Where the state file is kept, so that `stop_server` finds the server; None
             keeps none.
-        public: What a hardened server needs, see `public_server`; None starts a plain one.
-        percentiles: Whether its metrics hold percentiles of latency. Under full load they take
-            15 to 25 % of the requests a second, and double the slowest percent (Triton 2.51.0).
-        watch: Whether a process of its own watches the server, and mends models whose backend
-            process died, until the server is stopped. `RunningServer.wait` does that itself.
-        hung_s: How long a backend process may do nothing though a request waits; then whoever
-            watches the server ends it, and has the model loaded anew.
 
     Raises:
         ConfigError: If a time-out or a port is none.
@@ -84,151 +89,142 @@ def start_server(
         ServerError: If one runs already, a port is in use, the server dies or is not ready in
             time, or not one model could be loaded. No process is left behind.
     """
-    check_host(host, public)
+    check_host(host)
     checked_timeout(timeout_s)
-    checked_timeout(hung_s, "hung_s")
-    wanted = _wanted_models(repository, models)
-    if state_dir is not None and (other := running_server(state_dir)):
-        raise ServerError(
-            f"a Triton server runs already: process {other.pid}, gRPC at {other.grpc_url}, "
-            f"repository {other.repository}. Run: thresher stop"
-        )
-    wanted_ports = {
-        "--grpc-port": grpc_port,
-        "--http-port": http_port,
-        "--metrics-port": metrics_port,
-    }
-    ports = process.choose_ports(host, wanted_ports)
-    log = log_file or (STATE_DIR if state_dir is None else state_dir) / "server.log"
-    command, hidden = server_command(
-        runtime,
-        repository.resolve(),
+    options = ServeOptions(
+        repository=repository.resolve(),
+        runtime=runtime,
         host=host,
-        ports=ports,
-        models=wanted,
-        percentiles=percentiles,
-        public=public,
+        ports=dict(zip(PORT_OPTIONS, (grpc_port, http_port, metrics_port), strict=True)),
+        log_file=log_file or (STATE_DIR if state_dir is None else state_dir) / "server.log",
+        state_dir=state_dir,
+        timeout_s=timeout_s,
+        models=None if models is None else tuple(models),
     )
+    wanted = wanted_models(repository, models)
     with contextlib.ExitStack() as stack:
+        if state_dir is not None:
+            stack.callback(os.close, lock_folder(state_dir))
+        ports = choose_ports(host, options.ports)
+        on_failure = stack.enter_context(contextlib.ExitStack())
         with process.interrupts_deferred():
-            pid = process.spawn(command, runtime.environment(), log, hidden=hidden)
-            born = process.created(pid) or 0.0  # it has one until it is waited for
-            stack.callback(process.terminate, pid, born, timeout_s=5)
-        server = RunningServer(
-            pid=pid,
-            created=born,
-            host=host,
-            grpc_port=ports["--grpc-port"],
-            http_port=ports["--http-port"],
-            metrics_port=ports["--metrics-port"],
-            repository=str(repository.resolve()),
-            log_file=str(log.resolve()),
-            runtime=f"{runtime.kind} {runtime.version}",
-            backend_directory=str(runtime.backend_directory),
-            state_dir=None if state_dir is None else str(state_dir.resolve()),
-            security=None if public is None else public.security,
-            hung_s=hung_s,
-        )
-        _wait_live(server, timeout_s)
-        problems = _problems(server, wanted)
-        if problems and len(problems) == len(wanted):
+            server = launched(options, ports, wanted)
+            on_failure.callback(server.end, timeout_s=5)
+            if state_dir is not None:
+                on_failure.callback(clear_state, state_dir)
+                _write(server, state_dir, is_ready=False)
+        try:
+            wait_open(server, timeout_s)
+        except DiedError as error:
             raise ServerError(
-                "the Triton server started, but no model could be loaded:\n"
-                + "\n".join(problems)
-                + f"\nIts log: {server.log_file}"
-            )
-        server = replace(server, problems=tuple(problems))
-        requests_begin(repository, server.where)
-        if watch:
-            with process.interrupts_deferred():
-                server = replace(server, watcher=start_watcher(server))
-        if server.state_dir is not None:
-            write_state(server, Path(server.state_dir))
-        stack.pop_all()  # it is up: from here on, whoever called decides when it ends
+                f"{error}. The end of its log, {options.log_file}:\n"
+                f"{process.last_lines(options.log_file)}"
+            ) from None
+        server = outcome_of_loading(server, wanted)
+        if state_dir is not None:
+            _write(server, state_dir, is_ready=True)
+        on_failure.pop_all()  # it is up: the caller decides from here on when it ends
     return server
 
 
-def _wanted_models(repository: Path, models: Sequence[str] | None) -> list[str]:
-    if not repository.is_dir():
-        raise NotFoundError(
-            f"{repository}: no such folder; expected a Triton model repository. "
-            "Run: thresher export models:/NAME@ALIAS"
-        )
-    folders = sorted(path.name for path in repository.iterdir() if path.is_dir())
-    if models is not None:
-        for name in models:
-            if name not in folders:
-                raise NotFoundError(f"{repository}: {unknown_name('model', name, folders)}")
-        return list(dict.fromkeys(models))
-    found = [name for name in folders if (repository / name / "config.pbtxt").is_file()]
-    if not found:
-        raise NotFoundError(
-            f"{repository}: no folder with a config.pbtxt, so there is nothing to serve. "
-            "Run: thresher export"
-        )
-    return found
+def _write(server: RunningServer, state_dir: Path, *, is_ready: bool) -> None:
+    write_state(
+        ServerState(
+            phase="ready" if is_ready else "starting", repository=server.repository, server=server
+        ),
+        state_dir,
+    )
 
 
-def _wait_live(server: RunningServer, timeout_s: float) -> None:
-    """Wait until the server answers; it opens its ports once its models are loaded or refused.
+def lock_folder(state_dir: Path) -> int:
+    """Return a descriptor that holds a state folder's lock; what a dead supervisor left is ended.
 
-    gRPC comes first, HTTP and metrics some milliseconds later.
+    Raises:
+        ServerError: If a server runs there or is being started, or the disk refuses.
     """
-    end = time.monotonic() + timeout_s
-    log = Path(server.log_file)
-    while not _is_open(server.grpc_url):
-        if not server.is_alive():
-            raise ServerError(
-                f"the Triton server ended while it started. The end of its log, {log}:\n"
-                f"{process.last_lines(log)}"
-            )
-        if time.monotonic() > end:
-            raise ServerError(
-                f"the Triton server is not ready after {timeout_s:g} s (large models need "
-                f"a longer timeout_s). The end of its log, {log}:\n{process.last_lines(log)}"
-            )
-        time.sleep(0.05)
-    others_end = time.monotonic() + _OTHER_PORTS_S
-    others = (server.http_url, server.metrics_url.split("/")[2])
-    while not all(map(_is_open, others)) and time.monotonic() < others_end:
-        time.sleep(0.02)
-    if server.security is None:
-        control.wait_ready(server.where, timeout_s=max(1.0, end - time.monotonic()))
-        return
-    try:
-        control.wait_ready(server.where, timeout_s=_HANDSHAKE_S)
-    except ServerError as error:
+    lock = try_lock(state_dir)
+    state = read_state(state_dir)
+    if lock is None:
+        pid = None if state is None else state.pid
+        if state is not None and state.phase == "ready" and state.server is not None:
+            raise _runs_already(state.server)
         raise ServerError(
-            f"the Triton server started, but its own tools cannot reach it through TLS: {error} "
-            "They show the server's own certificate where clients need one: --tls-ca must have "
-            "signed it, and it must be allowed for clients too (extendedKeyUsage). The end of its "
-            f"log, {log}:\n{process.last_lines(log)}"
-        ) from None
-
-
-def _is_open(url: str) -> bool:
-    host, _, port = url.rpartition(":")
+            "a Triton server is being started in this folder"
+            + (f" by process {pid}" if pid else "")
+            + ". Wait for it, or end it: thresher stop"
+        )
+    if state is not None and state.supervisor is None and state.is_alive() and state.server:
+        os.close(lock)
+        raise _runs_already(state.server)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
+        clear_state(state_dir)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
-def _problems(server: RunningServer, wanted: Sequence[str]) -> list[str]:
-    states = server.models
-    ready = {state.name for state in states if state.is_ready}
-    problems = []
-    for name in wanted:
-        if name not in ready:
-            reasons = [str(state) for state in states if state.name == name]
-            problems.append("; ".join(reasons) or f"{name} is not known to the server")
-    return problems
+def _runs_already(server: RunningServer) -> ServerError:
+    return ServerError(
+        f"a Triton server runs already: process {server.pid}, gRPC at {server.grpc_url}, "
+        f"repository {server.repository}. Run: thresher stop"
+    )
 
 
 def stop_server(state_dir: Path = STATE_DIR, *, timeout_s: float = 35) -> RunningServer | None:
-    """Return the server that was stopped, or None if none was running."""
-    server = running_server(state_dir)
-    if server is not None:
-        server.stop(timeout_s=timeout_s)
-    return server
+    """Return the server that was stopped, or None if none was running.
+
+    A server that is being started is stopped too. Its processes are gone afterwards.
+
+    Args:
+        state_dir: The state folder.
+        timeout_s: How long it may finish what is in flight (Triton's own limit is 30 s).
+
+    Raises:
+        ServerError: If the process that starts it neither ends nor can be found.
+    """
+    if not state_dir.is_dir():
+        return None
+    begin = time.monotonic()
+    signalled: dict[int, int] = {}
+    stopped: RunningServer | None = None
+    while True:
+        lock = try_lock(state_dir)
+        state = read_state(state_dir)
+        server = None if state is None else state.server
+        if server is not None and server.is_alive():
+            stopped = server
+        waited = time.monotonic() - begin
+        if lock is not None:
+            if server is not None:
+                server.end(timeout_s=max(0.0, timeout_s - waited))
+            clear_state(state_dir)
+            os.close(lock)
+            for pid in signalled:
+                process.reap(pid, timeout_s=_LET_GO_S)
+            return stopped
+        if server is not None and state is not None and state.supervisor is None:
+            server.end(timeout_s=timeout_s)  # its starter sees that it has ended
+        elif state is not None and state.supervisor is not None and state.is_alive():
+            _end_supervisor(state.supervisor[0], signalled, waited, timeout_s)
+        if waited > timeout_s + 2 * _LET_GO_S:
+            raise ServerError(f"{state_dir}: another process holds the lock, and says nothing")
+        time.sleep(0.02)
+
+
+def _end_supervisor(pid: int, signalled: dict[int, int], waited_s: float, timeout_s: float) -> None:
+    """Send a supervisor what is due: SIGTERM, a second one that asks for haste, SIGKILL.
+
+    Args:
+        pid: Its process id.
+        signalled: How many SIGTERM each process has got.
+        waited_s: How long its end has been waited for.
+        timeout_s: How long it may take.
+    """
+    sent = signalled.get(pid, 0)
+    with contextlib.suppress(ProcessLookupError):
+        if sent == 0 or (sent == 1 and waited_s > timeout_s):
+            os.kill(pid, signal.SIGTERM)
+            signalled[pid] = sent + 1
+        elif waited_s > timeout_s + _LET_GO_S:
+            os.kill(pid, signal.SIGKILL)

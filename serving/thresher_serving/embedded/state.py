@@ -1,51 +1,46 @@
-"""A server on this machine: its processes, its addresses, and the state file that tells of it."""
+"""The state folder: which server was started there, how it fares, and the lock of who starts one.
+
+Whoever starts a server holds the lock, `thresher serve` for as long as it supervises one. The
+kernel lets go of it when the holder ends, however it ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TextIO
+from typing import Literal
 
 from thresher.errors import ServerError
-from thresher.published_models import PublishedModels
-from thresher.terminal import printable
 from thresher_serving import control
-from thresher_serving.connection import Connection
 from thresher_serving.embedded import process
-from thresher_serving.embedded.public import Security
 from thresher_serving.own_requests import requests_begin
 
 __all__ = [
-    "HUNG_S",
     "STATE_DIR",
+    "Phase",
     "RunningServer",
-    "from_json",
-    "reachable",
+    "ServerState",
+    "clear_state",
+    "read_state",
     "running_server",
-    "to_json",
+    "server_state",
+    "try_lock",
     "write_state",
 ]
 
 STATE_DIR = Path(".thresher")
-"""Where the state file and the log are kept, in the working folder."""
-
-HUNG_S = 30.0
-"""How long a backend process may do nothing though a request waits, by default."""
+"""Where the state file, the lock and the log are kept, in the working folder."""
 
 _STATE_FILE = "server.json"
-_STOPPED_FILE = "server.stopped"
-"""Holds the process id of the server that was last stopped on purpose."""
+_LOCK_FILE = "server.lock"
 
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
+Phase = Literal["starting", "ready", "failed"]
+"""How far a server is; "starting" again while one that has ended is started again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +69,8 @@ class RunningServer:
     runtime: str
     """Which server this is, such as "wheel 2.51.0"."""
 
-    backend_directory: str = ""
-    """Where its backends are; one that is a model.py runs in processes of its own."""
+    shared_memory: str = ""
+    """What the names of its regions of shared memory begin with."""
 
     state_dir: str | None
     """Where its state file is; None if there is none."""
@@ -83,45 +78,32 @@ class RunningServer:
     problems: tuple[str, ...] = ()
     """One sentence for each model that was asked for and is not ready."""
 
-    security: Security | None = None
-    """How a hardened server is reached; None for a plain one."""
-
-    hung_s: float = HUNG_S
-    """How long a backend process may do nothing though a request waits; then it is ended."""
-
-    watcher: tuple[int, float] | None = None
-    """Process id and start of the process that watches a server in the background."""
+    ready: Mapping[str, list[int]] = field(default_factory=dict)
+    """The versions of each model that were ready when the server was."""
 
     @property
     def grpc_url(self) -> str:
         """Host and port for gRPC clients on this machine."""
-        return f"{reachable(self.host)}:{self.grpc_port}"
+        return f"{self._host}:{self.grpc_port}"
 
     @property
     def http_url(self) -> str:
         """Host and port for HTTP clients on this machine."""
-        return f"{self._plain_host}:{self.http_port}"
+        return f"{self._host}:{self.http_port}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus metrics are read."""
-        return f"http://{self._plain_host}:{self.metrics_port}/metrics"
+        return f"http://{self._host}:{self.metrics_port}/metrics"
 
     @property
-    def _plain_host(self) -> str:
-        """Where HTTP and metrics are: they know no TLS, so a hardened server keeps them here."""
-        return reachable(self.host) if self.security is None else "127.0.0.1"
+    def _host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
-    def where(self) -> str | Connection:
-        """How `Client` and `control` reach it from this machine.
-
-        Raises:
-            ConfigError: If its key cannot be found.
-        """
-        if self.security is None:
-            return self.grpc_url
-        return self.security.connection(self.grpc_url)
+    def where(self) -> str:
+        """How `Client` and `control` reach it from this machine."""
+        return self.grpc_url
 
     @property
     def models(self) -> list[control.ModelState]:
@@ -134,6 +116,8 @@ class RunningServer:
 
     def load_model(self, name: str, *, timeout_s: float = 120) -> list[control.ModelState]:
         """Return the model's states after a load; see `control.load_model`."""
+        from thresher.published_models import PublishedModels  # imports NumPy, which can wait
+
         models = PublishedModels(Path(self.repository))
         config = models.read_config(name) if name in models.names() else None
         states = control.load_model(self.where, name, timeout_s=timeout_s, config=config)
@@ -144,112 +128,101 @@ class RunningServer:
         """Take a model out of service; see `control.unload_model`."""
         control.unload_model(self.where, name, timeout_s=timeout_s)
 
-    def stop(self, *, timeout_s: float = 35) -> bool:
-        """End the server and everything it started; return whether it went by itself.
+    def stop(self, *, timeout_s: float = 35) -> None:
+        """End the server, everything it started, and what supervises it.
 
         Args:
             timeout_s: How long it may finish what is in flight (Triton's own limit is 30 s).
         """
-        if self.state_dir is not None:
-            with contextlib.suppress(OSError):
-                (Path(self.state_dir) / _STOPPED_FILE).write_text(f"{self.pid}\n")
-        if self.watcher is not None:  # first: the server's end is meant, and nothing to mend
-            process.terminate(*self.watcher, timeout_s=2)
-        went = process.terminate(self.pid, self.created, timeout_s=timeout_s)
-        if self.state_dir is not None:
-            (Path(self.state_dir) / _STATE_FILE).unlink(missing_ok=True)
-        return went
+        if self.state_dir is None:
+            self.end(timeout_s=timeout_s)
+            return
+        from thresher_serving.embedded.server import stop_server
 
-    def wait(self, stream: TextIO | None = None) -> None:
-        """Watch the server and copy its log until it ends; Ctrl-C or SIGTERM stops it.
+        stop_server(Path(self.state_dir), timeout_s=timeout_s)
 
-        A backend process that dies meanwhile is started anew; see `watch`.
+    def end(self, *, timeout_s: float, is_urgent: Callable[[], bool] = lambda: False) -> None:
+        """End the process and everything it started, whatever supervises it.
 
         Args:
-            stream: Where the log goes; standard error by default.
-
-        Raises:
-            ServerError: If the server ended by itself; the message has its last lines. That
-                another process stopped it (`thresher stop`) is no error.
+            timeout_s: How long it may finish what is in flight.
+            is_urgent: Asked all the while; once it returns True, it is given no more time.
         """
-        from thresher_serving.embedded.watcher import watching
-
-        out = sys.stderr if stream is None else stream
-        try:
-            with (
-                _sigterm_as_interrupt(),
-                watching(self),
-                Path(self.log_file).open(encoding="utf-8", errors="replace") as log,
-            ):
-                while self.is_alive():
-                    out.write(printable(log.read()))
-                    out.flush()
-                    time.sleep(0.1)
-                out.write(printable(log.read()))
-        except KeyboardInterrupt:
-            self.stop()
-            return
-        if self._was_stopped():
-            return
-        self.stop()
-        raise ServerError(
-            f"the Triton server (process {self.pid}) ended by itself."
-            f"{process.known_reason(Path(self.log_file))} The end of its log, "
-            f"{self.log_file}:\n{process.last_lines(Path(self.log_file))}"
-        )
-
-    def _was_stopped(self) -> bool:
-        """Return whether some process ended the server on purpose."""
-        if self.state_dir is None:
-            return False
-        with contextlib.suppress(OSError):
-            return (Path(self.state_dir) / _STOPPED_FILE).read_text() == f"{self.pid}\n"
-        return False
+        process.terminate(self.pid, self.created, timeout_s=timeout_s, is_urgent=is_urgent)
+        process.remove_shared_memory(self.shared_memory)
 
 
-def reachable(host: str) -> str:
-    """Return the address at which this machine reaches a server that binds a host."""
-    host = _REACHABLE.get(host, host)
-    return f"[{host}]" if ":" in host else host
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """How the server of a state folder fares."""
+
+    phase: Phase
+    repository: str
+    """The model repository's folder."""
+
+    server: RunningServer | None = None
+    """Triton's process; None before the first and between two."""
+
+    supervisor: tuple[int, float] | None = None
+    """Process id and start of the process that starts Triton again; None where nobody does."""
+
+    reason: str = ""
+    """Why it failed, or why Triton was last started again."""
+
+    restarts: int = 0
+    """How often Triton was started again."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why a model is not served, by name: its load ended the server, or it is not proven."""
+
+    health_texts: Mapping[str, int] = field(default_factory=dict)
+    """By name, how many of the requests that Triton has counted since a text model was loaded
+    were sent to see whether it answers."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that has to be there: the supervisor, else Triton's own."""
+        if self.supervisor is not None:
+            return self.supervisor[0]
+        return None if self.server is None else self.server.pid
+
+    def is_alive(self) -> bool:
+        """Return whether that process runs."""
+        if self.supervisor is not None:
+            return process.is_alive(*self.supervisor)
+        return self.server is not None and self.server.is_alive()
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def server_state(state_dir: Path = STATE_DIR) -> ServerState | None:
+    """Return how the server of a state folder fares; None if none runs there and none failed."""
+    state = read_state(state_dir)
+    if state is None or state.phase == "failed" or state.is_alive():
+        return state
+    return None
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+def running_server(state_dir: Path = STATE_DIR) -> RunningServer | None:
+    """Return the server of a state folder that is ready, or None if there is none (any more)."""
+    state = server_state(state_dir)
+    return state.server if state is not None and state.phase == "ready" else None
+
+
+def read_state(state_dir: Path) -> ServerState | None:
+    """Return what a state file says, whether or not it is still so; None without one."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        content = json.loads((state_dir / _STATE_FILE).read_text(encoding="utf-8"))
+        if content["server"] is not None:
+            content["server"]["problems"] = tuple(content["server"]["problems"])
+            content["server"] = RunningServer(**content["server"])
+        if content["supervisor"] is not None:
+            pid, created = content["supervisor"]
+            content["supervisor"] = int(pid), float(created)
+        return ServerState(**content)
+    except (OSError, ValueError, TypeError, KeyError):  # of an older release, for one
+        return None
 
 
-def to_json(server: RunningServer) -> str:
-    """Return a server's description as JSON that `from_json` reads; it holds no key."""
-    return json.dumps(asdict(server), indent=2) + "\n"
-
-
-def from_json(text: str) -> RunningServer:
-    """Return the server that a JSON text describes.
-
-    Raises:
-        ValueError: If it describes none; TypeError and KeyError likewise.
-    """
-    content = json.loads(text)
-    content["problems"] = tuple(content["problems"])
-    if content.get("security"):
-        content["security"] = Security(**content["security"])
-    if content.get("watcher"):
-        content["watcher"] = tuple(content["watcher"])
-    return RunningServer(**content)
-
-
-def write_state(server: RunningServer, state_dir: Path) -> None:
+def write_state(state: ServerState, state_dir: Path) -> None:
     """Write a state file, whole or not at all.
 
     Raises:
@@ -259,7 +232,7 @@ def write_state(server: RunningServer, state_dir: Path) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(to_json(server), encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -269,23 +242,34 @@ def write_state(server: RunningServer, state_dir: Path) -> None:
         ) from None
 
 
-def running_server(state_dir: Path = STATE_DIR) -> RunningServer | None:
-    """Return the server that a state file tells of, or None if it does not run (any more).
+def clear_state(state_dir: Path) -> None:
+    """End what a state file names and nobody supervises any more, and remove the file.
 
-    A state file whose process is gone, or whose process id belongs to another process by now, is
-    removed.
+    The caller holds the lock.
     """
-    path = state_dir / _STATE_FILE
+    state = read_state(state_dir)
+    if state is not None and state.server is not None:
+        state.server.end(timeout_s=5 if state.server.is_alive() else 0)
+    (state_dir / _STATE_FILE).unlink(missing_ok=True)
+
+
+def try_lock(state_dir: Path) -> int | None:
+    """Return a descriptor that holds a state folder's lock until it is closed; None if it is held.
+
+    Raises:
+        ServerError: If the disk refuses.
+    """
+    path = state_dir / _LOCK_FILE
     try:
-        server = from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ServerError(
+            f"{path} cannot be made, so two servers could be started at once: {error.strerror}"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
         return None
-    except (ValueError, TypeError, KeyError):
-        path.unlink(missing_ok=True)
-        return None
-    if server.is_alive():
-        return server
-    for pid, created in filter(None, (server.watcher, (server.pid, server.created))):
-        process.terminate(pid, created, timeout_s=0)  # what it may have left behind
-    path.unlink(missing_ok=True)
-    return None
+    return descriptor

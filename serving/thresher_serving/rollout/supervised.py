@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from thresher.errors import counted
 from thresher_serving.embedded import state
@@ -26,8 +25,7 @@ class Supervised:
 
 def supervised(state_dir: Path) -> Supervised:
     """Return how the server of a state folder fares."""
-    read: Any = getattr(state, "server_state", None)
-    found = read(state_dir) if read else None
+    found = state.server_state(state_dir)
     if found is None:
         return Supervised()
     sentence = ""

@@ -63,7 +63,7 @@ def target(
     models: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
     started = start_server(
-        models, runtime=runtime, state_dir=tmp_path_factory.mktemp("state"), watch=True, **NO_PORTS
+        models, runtime=runtime, state_dir=tmp_path_factory.mktemp("state"), **NO_PORTS
     )
     yield started
     started.stop(timeout_s=0.1)

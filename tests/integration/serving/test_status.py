@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,10 +168,10 @@ def test_a_repository_that_cannot_be_written_to_hides_no_figures(
 def test_restarts_and_models_left_out_are_shown(
     running: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = SimpleNamespace(
-        restarts=2, reason="it ended with signal 11", left_out={"bad": "ended it"}, health_texts={}
-    )
-    monkeypatch.setattr(state, "server_state", lambda _: told, raising=False)
+    found = state.server_state()
+    assert found is not None
+    told = replace(found, restarts=2, reason="it got signal 11", left_out={"bad": "ended it"})
+    monkeypatch.setattr(state, "server_state", lambda _=None: told)
     picture = " ".join(CliRunner().invoke(status, []).stdout.split())
-    assert "started the server again 2 times; last after this: it ended with signal 11" in picture
+    assert "started the server again 2 times; last after this: it got signal 11" in picture
     assert "bad is left out: ended it" in picture

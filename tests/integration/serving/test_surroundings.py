@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,15 +23,21 @@ from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 from thresher.errors import PublishError, ServerError
 from thresher.repository import ModelRepository
-from thresher_serving import find_runtime, start_server
+from thresher_serving import find_runtime, stop_server
 from thresher_serving.connection import as_connection
+from thresher_serving.embedded.background import serve_in_background
+from thresher_serving.embedded.launch import PORT_OPTIONS, ServeOptions
+from thresher_serving.embedded.state import server_state
 from thresher_serving.rollout import roll_out
 
 models, folder = Path(sys.argv[1]), Path(sys.argv[2])
 
-def start(**given):
-    return start_server(models, runtime=find_runtime(install=False), grpc_port=0, http_port=0,
-                        metrics_port=0, watch=True, **given)
+def start(log_file=None):
+    options = ServeOptions(
+        repository=models, runtime=find_runtime(install=False), host="127.0.0.1",
+        ports=dict.fromkeys(PORT_OPTIONS, 0), state_dir=folder / "state",
+        log_file=log_file or folder / "state/server.log")
+    return serve_in_background(options, folder / "state").server
 
 def ask(server, rows=1):
     client = as_connection(server.grpc_url).open()
@@ -47,17 +51,19 @@ def ask(server, rows=1):
         client.close()
     return "right" if np.array_equal(answer, array) else "WRONG"
 
-def kill_backends(server):
-    for child in psutil.Process(server.pid).children():
-        if child.status() != psutil.STATUS_ZOMBIE:
-            child.kill()
+def kill_triton():
+    os.kill(server_state(folder / "state").server.pid, signal.SIGKILL)
+    wait_for(lambda: ask(server) != "right")
 
-def wait_for(check, within_s=15):
+def wait_for(check, within_s=40):
     end = time.monotonic() + within_s
     while not check():
         if time.monotonic() > end:
             print("not in time"); sys.exit(1)
         time.sleep(0.1)
+
+def stop():
+    stop_server(folder / "state", timeout_s=0.1)
 
 def mount(*options):
     subprocess.run(["mount", *map(str, options)], check=True)
@@ -100,23 +106,23 @@ def fill():
                 return error.strerror
 
 mount("-t", "tmpfs", "-o", "size=256k", "tmpfs", folder)
-server = start(state_dir=folder / "state")
+server = start()
 try:
     print(fill())
     print(ask(server))
-    time.sleep(1.5)
-    kill_backends(server)
+    kill_triton()
     wait_for(lambda: ask(server) == "right")
     print(ask(server), "again")
 finally:
-    server.stop(timeout_s=0.1)
+    stop()
 fill()
+(folder / "state/server.json").unlink(missing_ok=True)
 try:
-    start(state_dir=folder / "other", log_file=Path("/dev/full")).stop(timeout_s=0.1)
+    start(log_file=Path("/dev/full"))
 except ServerError as error:
     print(error)
-told = [(p.pid, p.info) for p in psutil.process_iter(["cmdline", "name"])]
-print([pid for pid, i in told if "tritonserver" in (i["name"] or "")
+found = [(p.pid, p.info) for p in psutil.process_iter(["cmdline", "name"])]
+print([pid for pid, i in found if "tritonserver" in (i["name"] or "")
        and str(models) in " ".join((i["cmdline"] or [])[1:4])])
 """
     (tmp_path / "disk").mkdir()
@@ -127,94 +133,66 @@ print([pid for pid, i in told if "tritonserver" in (i["name"] or "")
     assert left == "[]", "no process is left behind"
 
 
-def test_shared_memory_that_is_full_fails_the_request_and_not_the_server(
-    models: Path, tmp_path: Path
-) -> None:
-    script = """
-mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", "/dev/shm")
-server = start(state_dir=folder / "state")
-try:
-    print(ask(server))
-    print(ask(server, rows=1_000_000))
-    wait_for(lambda: ask(server) == "right")
-    print(ask(server), "again")
-finally:
-    server.stop(timeout_s=0.1)
-"""
-    before, large, after = run(script, models, tmp_path, in_namespace=True)
-    assert (before, after) == ("right", "right again")
-    assert large.startswith("error: ")
-
-
-def test_a_repository_that_cannot_be_written_serves_and_is_mended(
+def test_a_repository_that_cannot_be_written_serves_and_is_served_again(
     models: Path, tmp_path: Path
 ) -> None:
     script = """
 mount("--bind", models, models)
 mount("-o", "remount,ro,bind", models)
-server = start(state_dir=folder / "state")
+server = start()
 try:
     print(ask(server))
-    time.sleep(1.5)
-    kill_backends(server)
-    killed = time.monotonic()
+    kill_triton()
     wait_for(lambda: ask(server) == "right")
-    print("right after", round(time.monotonic() - killed))
-    print(Path(server.log_file).read_text().count("taking it out of service for a moment"))
+    print(ask(server), "again")
     roll_out(ModelRepository(models), "pair", 1, server.grpc_url)
 except PublishError as error:
     print(error)
 finally:
-    server.stop(timeout_s=0.1)
+    stop()
 """
-    before, after, from_scratch, rollout = run(script, models, tmp_path, in_namespace=True)
-    assert before == "right"
-    assert int(after.removeprefix("right after ")) <= 5
-    assert from_scratch == "1"
+    before, after, rollout = run(script, models, tmp_path, in_namespace=True)
+    assert (before, after) == ("right", "right again")
     assert f"{models} cannot be written to (Read-only file system); a rollout" in rollout
 
 
-def test_a_repository_that_vanishes_is_missed_at_the_next_load_and_loaded_when_it_is_back(
+def test_a_repository_that_vanishes_is_missed_at_the_next_start_and_served_when_it_is_back(
     models: Path, tmp_path: Path
 ) -> None:
     script = """
-server = start(state_dir=folder / "state")
-log = Path(server.log_file)
+server = start()
 try:
-    time.sleep(1.5)
     models.rename(folder / "elsewhere")
     print(ask(server))
-    kill_backends(server)
-    wait_for(lambda: "pair cannot be loaded" in log.read_text())
-    print(ask(server))
+    kill_triton()
+    wait_for(lambda: "no such folder" in server_state(folder / "state").reason)
+    print(server_state(folder / "state").phase)
     (folder / "elsewhere").rename(models)
-    wait_for(lambda: ask(server) == "right", within_s=25)
+    wait_for(lambda: ask(server) == "right")
     print(ask(server), "again")
 finally:
-    server.stop(timeout_s=0.1)
+    stop()
 """
-    before, gone, again = run(script, models, tmp_path, in_namespace=False)
-    assert (before, again) == ("right", "right again")
-    assert gone.startswith("error: ")
+    before, phase, again = run(script, models, tmp_path, in_namespace=False)
+    assert (before, phase, again) == ("right", "starting", "right again")
 
 
 def test_a_log_that_cannot_be_written_costs_nothing_but_the_log(
     models: Path, tmp_path: Path
 ) -> None:
     script = """
-server = start(state_dir=folder / "state", log_file=Path("/dev/full"))
+server = start(log_file=Path("/dev/full"))
 try:
-    time.sleep(1.5)
-    kill_backends(server)
+    kill_triton()
     wait_for(lambda: ask(server) == "right")
     print(ask(server))
 finally:
-    server.stop(timeout_s=0.1)
+    stop()
 """
     assert run(script, models, tmp_path, in_namespace=False) == ["right"]
 
 
-def test_a_log_that_cannot_be_made_is_told_before_anything_starts(
+def test_a_log_that_cannot_be_made_is_named_before_anything_starts(
     models: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -226,33 +204,4 @@ def test_a_log_that_cannot_be_made_is_told_before_anything_starts(
             log_file=tmp_path / "file/server.log",
             **NO_PORTS,
         )
-
-
-def test_the_commands_serve_and_stop_need_no_mlflow(models: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
-
-    def thresher(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "thresher", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    refused = thresher("serve", "--background", "--host", "0.0.0.0", *ports)
-    assert refused.returncode == 1
-    assert "thresher serve --public" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    started = thresher("serve", "--background", "--repository", str(models), *ports)
-    try:
-        assert started.returncode == 0, started.stderr
-        assert "pair version 1" in started.stdout
-        state = json.loads((tmp_path / ".thresher/server.json").read_text())
-        assert state["watcher"] is not None
-    finally:
-        stopped = thresher("stop")
-    assert f"Stopped Triton (process {state['pid']})" in stopped.stdout
+    assert not (tmp_path / "state/server.json").exists()

@@ -14,10 +14,14 @@ import pytest
 from support.deploy import KUBERNETES, commands
 from thresher.cli import main
 from thresher_serving import find_runtime
-from thresher_serving.embedded.public import RESTRICTED_BY_OPTION
 
 COMMANDS = commands()
 PLACES = {"--http-port", "--grpc-port", "--model-repository"}
+RESTRICTED = {"model-repository", "shared-memory", "logging", "trace", "statistics"}
+RESTRICTED_BY_OPTION = {
+    "--grpc-restricted-protocol": RESTRICTED,
+    "--http-restricted-api": RESTRICTED | {"inference"},
+}
 TLS = {"--grpc-use-ssl", "--grpc-server-cert", "--grpc-server-key"}  # under KServe: the mesh's
 
 
@@ -212,10 +216,10 @@ def test_the_key_goes_over_tls(where: str) -> None:
 
 
 @pytest.mark.parametrize("where", run_by("tritonserver"))
-def test_the_key_guards_what_the_hardened_preset_guards(where: str) -> None:
+def test_the_key_guards_everything_but_predictions_over_grpc(where: str) -> None:
     found = options(COMMANDS[where])
-    for option in ("--grpc-restricted-protocol", "--http-restricted-api"):
+    for option, restricted in RESTRICTED_BY_OPTION.items():
         (value,) = found[option]
         what, _, key = value.partition(":")
-        assert set(what.split(",")) == set(RESTRICTED_BY_OPTION[option])
+        assert set(what.split(",")) == restricted
         assert re.fullmatch(r"thresher-key=(\$\(THRESHER_SERVER_KEY\)|[0-9a-f]{16})", key), key

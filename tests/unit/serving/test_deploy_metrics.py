@@ -21,8 +21,8 @@ from support.deploy import DEPLOY, KUBERNETES, commands, compose, documents, obj
 from support.mlflow_server import free_port
 from thresher.errors import ThresherError
 from thresher_serving import control, find_runtime
+from thresher_serving.connection_environment import connection_from_environment
 from thresher_serving.embedded.process import created, last_lines, spawn, terminate
-from thresher_serving.embedded.public import connection_from_environment
 
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/thresher.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
