@@ -44,6 +44,7 @@ from thresher.published_models import (
     TOKENS_FILE,
     PublishedModels,
 )
+from thresher.served_state import ServedState
 from thresher.staging import Staging
 
 __all__ = [
@@ -108,6 +109,7 @@ class ModelRepository(PublishedModels):
         *,
         beside: Mapping[str, bytes] | None = None,
         serve: bool = True,
+        since: ServedState | None = None,
     ) -> bool:
         """Put a version into the repository and, as a rule, make it the one that serves.
 
@@ -121,6 +123,8 @@ class ModelRepository(PublishedModels):
             beside: Files that the configuration names, by path below the model's folder; their
                 names begin with the version's number and a dot.
             serve: False leaves what serves as it is; a model's first version serves always.
+            since: What served when the version was chosen: where something else has changed that,
+                what serves stays as it is too.
 
         Returns:
             False where the very same model is published already and nothing had to be done.
@@ -132,6 +136,8 @@ class ModelRepository(PublishedModels):
         labels = "".join(f"{_one_line(label)}\n" for label in decision.labels)
         try:
             with self._staging.lock(name):
+                if since is not None and not since.is_still(ServedState.of(self, name)):
+                    serve = False
                 labels_file = self._labels_file(name, version, labels)
                 own = _with_labels(config, labels_file)
                 text = self._config_with(name, version, own, serve=serve)
@@ -225,34 +231,6 @@ class ModelRepository(PublishedModels):
                 self.serve_versions(companion, wanted)
                 changed.append(companion)
         return changed
-
-    def configure(self, name: str, version: int, own: Any) -> None:
-        """Give a version another configuration of its own: how Triton runs it, not what it decides.
-
-        Args:
-            name: The model.
-            version: Its version.
-            own: The `ModelConfig` message.
-
-        Raises:
-            NotFoundError: If there is no such model or version.
-            PublishError: If the disk refuses.
-        """
-        self.decision(name, version)
-        try:
-            with self.staging(name) as staged, self._staging.lock(name):
-                files = {own_config_file(version): config_text(own)}
-                if version in self.served_versions(name):
-                    files[CONFIG_FILE] = self._config_with(name, version, own)
-                for file, text in files.items():
-                    write_durably(staged / CONFIG_FILE, text.encode())
-                    (self.root / name / file).parent.mkdir(exist_ok=True)
-                    (staged / CONFIG_FILE).replace(self.root / name / file)
-                    sync_folder((self.root / name / file).parent)
-        except OSError as error:
-            raise PublishError(
-                f"{error.filename or self.root}: {error.strerror}; {name} is as it was"
-            ) from None
 
     def unpublish(self, name: str, version: int) -> int:
         """Take a version that does not serve out of the repository; return the bytes set free.

@@ -28,6 +28,7 @@ from thresher.errors import ConfigError, DecisionError
 from thresher.evaluation import EvaluationSplit
 from thresher.registry import ModelVersion, connect, resolve
 from thresher.repository import MODEL_FILE, ModelRepository
+from thresher.served_state import ServedState
 from thresher.tolerances import tolerances_for
 from thresher_export.certify import certify
 from thresher_export.converted import converted
@@ -119,6 +120,8 @@ class Exported:
     """The published version whose body was taken over, None where it was converted."""
     text_name: str | None
     """The model that takes texts for this one, None where there is none."""
+    kept: str = ""
+    """Why what serves was left as it is, though the version was to serve; else empty."""
 
 
 def export_version(
@@ -126,6 +129,7 @@ def export_version(
     *,
     repository: ModelRepository | None,
     options: ExportOptions | None = None,
+    since: ServedState | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Convert a registered version, prove that it decides as validated, and publish it.
@@ -134,6 +138,9 @@ def export_version(
         uri: ``models:/NAME/N`` or ``models:/NAME@ALIAS``.
         repository: Where to publish; None proves without publishing.
         options: How it is converted, and how Triton is to run it.
+        since: What served when the version was chosen, by default what serves now. Where a rollout
+            or a rollback changes that until the version is published, it is published all the same,
+            and what serves is left as it is.
         progress: Called with a line for each step before it runs.
 
     Raises:
@@ -148,6 +155,7 @@ def export_version(
     options = options or ExportOptions()
     version = resolve(uri)
     if repository is not None:
+        since = since or ServedState.of(repository, version.name)
         check_is_no_companion(repository, version.name)
         check_precision_is_the_same(repository, version, options.precision)
     if version.program_sha256 is None:
@@ -219,6 +227,7 @@ def export_version(
                 triton=triton,
                 splits=splits,
                 texts=texts,
+                since=since,
             )
             folder = repository.model_file(version.name, version.version).parent
     try:
@@ -236,7 +245,29 @@ def export_version(
         is_new=is_new,
         reused=reusable.version if reusable else None,
         text_name=texts.name if texts and repository is not None else None,
+        kept=_kept(repository, version, options, progress),
     )
+
+
+def _kept(
+    repository: ModelRepository | None,
+    version: ModelVersion,
+    options: ExportOptions,
+    progress: Callable[[str], None],
+) -> str:
+    """Return, and show, why a version that was to serve does not; empty where it does."""
+    if repository is None or not options.serve:
+        return ""
+    served = repository.served_versions(version.name)
+    if version.version in served:
+        return ""
+    text = (
+        f"{version.name}/{version.version} is published and does not serve: version "
+        f"{', '.join(map(str, served))} was put into service while the export ran, and stays. "
+        f"Run: thresher rollout {version.name}/{version.version}"
+    )
+    progress(text)
+    return text
 
 
 def _model(
@@ -278,6 +309,7 @@ def _publish(
     triton: TritonOptions,
     splits: Mapping[str, EvaluationSplit],
     texts: TextService | None,
+    since: ServedState | None,
 ) -> bool:
     """Publish a version and what takes its texts; return False where all was there already."""
     spec = InputSpec.load(staged)
@@ -307,6 +339,7 @@ def _publish(
         *(version.name, version.version, staged, config, decision),
         beside=beside,
         serve=options.serve,
+        since=since,
     )
     if texts is not None and not comes_first:
         is_new |= texts.publish(repository, config, decision, certificate)

@@ -25,6 +25,9 @@ __all__ = [
     "wait_ready",
 ]
 
+_SETTLING_S = 2.0
+"""How long a load that was acknowledged may take to show in the server's list of versions."""
+
 _UNLOADING_S = 5.0
 """How long a model may take to free what it holds after it is out of service."""
 
@@ -143,52 +146,105 @@ def _client(where: str | Connection, client: Any = None) -> Iterator[Any]:
 
 
 def load_model(
-    where: str | Connection, name: str, *, timeout_s: float = 120, config: str | None = None
+    where: str | Connection, name: str, *, timeout_s: float = 120, config: Any = None
 ) -> list[ModelState]:
-    """Return the model's states after the server has loaded what is new in its folder.
+    """Return the model's states after the server has loaded it, and answers as it is to.
 
-    Triton looks at times of change: a load is a silent no-op unless something in the model's
-    folder is newer than at the last load. It does not start a Python backend's dead process anew
-    either: for both, `unload_model` first. Versions that are loaded already and have not changed
-    stay as they are, unless the configuration changed in more than its version policy.
+    Without a configuration Triton compares times of change, and a load does nothing unless a file
+    in the model's folder is newer than all of them were at the last load: with one file's time in
+    the future, later changes are not seen. With a configuration it always loads, and what answers
+    afterwards is compared with that; where it differs, the model is unloaded and loaded again.
+    Versions that are loaded already and have not changed stay as they are, unless the
+    configuration changed in more than its version policy.
 
     Args:
         where: The server.
         name: The model's name.
         timeout_s: How long it may take; the server goes on loading after that.
-        config: A configuration as JSON that takes the place of config.pbtxt, until the next load
-            of a folder that is newer. With it, nothing is a no-op.
+        config: The `ModelConfig` message that takes the place of config.pbtxt, such as what that
+            file says now; None lets Triton decide whether there is something to load.
 
     Raises:
         NotFoundError: If the repository has no such model.
         LoadTimeoutError: If it takes longer.
         ConfigError: If the time-out is none.
-        ServerError: If the load fails (versions loaded before go on serving), or no server answers.
+        ServerError: If the load fails (versions loaded before go on serving), no server answers,
+            or another version or configuration answers after both attempts.
     """
-    from tritonclient.utils import InferenceServerException
-
     checked_timeout(timeout_s)
     with _client(where) as client:
         known = sorted({state.name for state in model_states(where, client)})
         if name not in known:
             raise NotFoundError(f"{_url(where)}: {unknown_name('model', name, known)}")
-        with translated(where, client, model=name):
-            try:
-                client.load_model(name, config=config, client_timeout=timeout_s)
-            except InferenceServerException as error:
-                if "DEADLINE_EXCEEDED" not in str(error.status()):
-                    raise
-                raise LoadTimeoutError(
-                    f"the Triton server at {_url(where)} has not loaded model {name} after "
-                    f"{timeout_s:g} s; it goes on trying. See its log, or give it more time"
-                ) from None
+        _load(where, client, name, timeout_s, config)
+        if config is not None and _difference(where, client, name, config):
+            with translated(where, client, model=name):
+                client.unload_model(name, client_timeout=timeout_s)
+            _load(where, client, name, timeout_s, config)
+            if difference := _difference(where, client, name, config):
+                raise ServerError(
+                    f"{_url(where)}: model {name} was loaded twice, and {difference}. Start the "
+                    "server again"
+                )
         return [state for state in model_states(where, client) if state.name == name]
+
+
+def _load(where: str | Connection, client: Any, name: str, timeout_s: float, config: Any) -> None:
+    from google.protobuf import json_format
+    from tritonclient.utils import InferenceServerException
+
+    text = None
+    if config is not None:
+        text = json_format.MessageToJson(config, preserving_proto_field_name=True)
+    with translated(where, client, model=name):
+        try:
+            client.load_model(name, config=text, client_timeout=timeout_s)
+        except InferenceServerException as error:
+            if "DEADLINE_EXCEEDED" not in str(error.status()):
+                raise
+            raise LoadTimeoutError(
+                f"the Triton server at {_url(where)} has not loaded model {name} after "
+                f"{timeout_s:g} s; it goes on trying. See its log, or give it more time"
+            ) from None
+
+
+def _difference(where: str | Connection, client: Any, name: str, config: Any) -> str:
+    """Return how what answers differs from a configuration; empty where it does not.
+
+    Compared are the version that unversioned requests get, and the parameters, which hold each
+    version's decision and the digests of what was proven.
+    """
+    named = sorted(config.version_policy.specific.versions)
+    end = time.monotonic() + _SETTLING_S
+    while True:
+        ready = sorted(served(where, client).get(name, []))
+        is_settled = ready == named if named else bool(ready)
+        if is_settled or time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    if not ready or (named and ready[-1] != named[-1]):
+        serving = f"version {ready[-1]}" if ready else "no version"
+        return f"{serving} answers, expected version {named[-1] if named else 'any'}"
+    version = ready[-1]
+    with translated(where, client, model=name, version=str(version)):
+        loaded = client.get_model_config(name, str(version), client_timeout=10).config
+    keys = {*loaded.parameters, *config.parameters}
+    other = sorted(
+        key
+        for key in keys
+        if key not in loaded.parameters
+        or key not in config.parameters
+        or loaded.parameters[key] != config.parameters[key]
+    )
+    if other:
+        return f'version {version} answers with another "{other[0]}" than its configuration says'
+    return ""
 
 
 def unload_model(where: str | Connection, name: str, *, timeout_s: float = 60) -> None:
     """Take a model out of service, all its versions, and wait until it is.
 
-    A Python backend whose process died stays UNLOADING for ever; the model can be loaded anew all
+    A Python backend whose process died stays UNLOADING for ever; the model can be loaded again all
     the same, so that is waited for no longer than a few seconds.
 
     Raises:
@@ -213,7 +269,7 @@ def wait_out_of_service(
     client: Any = None,
     timeout_s: float = 60,
 ) -> None:
-    """Return once versions that the server was told to unload have answered what they had taken.
+    """Return once versions that the server was asked to unload have answered what they had taken.
 
     Raises:
         ServerError: If one is still served after the time, or no server answers.

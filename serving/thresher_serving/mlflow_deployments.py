@@ -27,7 +27,7 @@ from thresher.tables.memory import is_table, memory_rows
 from thresher_serving import Client, ModelMetadata, control, running_server
 from thresher_serving.connection import Connection
 from thresher_serving.connection_environment import connection_from_environment
-from thresher_serving.rollout import RolloutOptions, StatusReader, end_canary, roll_out
+from thresher_serving.rollout import RolloutOptions, StatusReader, roll_out
 
 __all__ = ["TritonDeploymentClient", "run_local", "target_help"]
 
@@ -157,8 +157,6 @@ class TritonDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLfl
         with _as_mlflow():
             serving = self._serving()
             if name in serving:
-                with self._where.open() as client:
-                    end_canary(name, self._where, client)
                 if (companion := f"{name}{TEXT_SUFFIX}") in serving:
                     control.unload_model(self._where, companion)
                 control.unload_model(self._where, name)

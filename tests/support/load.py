@@ -82,7 +82,6 @@ def _clients(grpc_url: str, http_url: str) -> Mapping[str, tuple[Callable[[], An
         "grpc": (lambda: tritonclient.grpc.InferenceServerClient(grpc_url), _grpc),
         "http": (lambda: tritonclient.http.InferenceServerClient(http), _http),
         "ours": (lambda: Client(grpc_url), _ours),
-        "ours over http": (lambda: Client(f"http://{http}"), _ours),
     }
 
 
@@ -96,7 +95,7 @@ def traffic(
     num_clients: int = 16,
     pause_s: float = 0.005,
 ) -> Iterator[Traffic]:
-    """Ask from many threads until the block ends; four kinds of clients take turns.
+    """Ask from many threads until the block ends; three kinds of clients take turns.
 
     Args:
         grpc_url: Where gRPC is.

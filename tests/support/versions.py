@@ -19,6 +19,7 @@ from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
 from thresher.evaluation import EvaluationSplit
 from thresher.golden import GOLDEN_FILE
 from thresher.repository import MODEL_FILE, ModelRepository
+from thresher.served_state import ServedState
 
 LABELS = ("rain", "fog", "snow")
 
@@ -44,6 +45,7 @@ def publish_version(
     slow_load: int = 0,
     copies: int = 1,
     serve: bool = False,
+    since: ServedState | None = None,
 ) -> Decision:
     """Publish a version beside what serves; return what it decides.
 
@@ -60,6 +62,7 @@ def publish_version(
         slow_load: How many rows Triton runs before it calls the version ready.
         copies: In how many processes it is served; each takes its time to start.
         serve: Whether it takes the place of what serves on the disk.
+        since: What served when the version was chosen.
     """
     from thresher_export.head import append_decision_head
     from thresher_export.triton_config import build_config
@@ -97,7 +100,7 @@ def publish_version(
             ).save(staged / GOLDEN_FILE)
         if certificate:
             write_certificate(staged, name, version, decision)
-        repository.publish(name, version, staged, config, decision, serve=serve)
+        repository.publish(name, version, staged, config, decision, serve=serve, since=since)
     return decision
 
 

@@ -25,7 +25,6 @@ from thresher.cli.serve import serve, stop
 from thresher.cli.status import status
 from thresher.cli.train import train, ui
 from thresher.cli.tune import diff, tune
-from thresher.cli.tune_serving import tune_serving
 from thresher.errors import MissingExtraError, ThresherError
 from thresher.mlflow_store import explain_failure
 from thresher.terminal import printable
@@ -53,7 +52,6 @@ _EXTRAS = {
     "status": "serve",
     "score": "score",
     "monitor": "score",
-    "tune-serving": "serve",
 }
 
 
@@ -135,7 +133,6 @@ for _command in (
     monitor,
     head,
     repository,
-    tune_serving,
     stop,
     ui,
     runtime,

@@ -124,6 +124,7 @@ def export(
                 "folder": str(done.folder) if done.folder else None,
                 "text_model": done.text_name,
                 "is_new": done.is_new,
+                "kept": done.kept,
                 "remarks": list(done.report.remarks),
                 "parity": done.report.to_dict(),
             }
@@ -152,6 +153,9 @@ def export(
     tell(f"{verb} {version.uri} in {_shown(done.folder)}")
     if done.text_name is not None:
         tell(f"Texts are taken by {done.text_name}/{version.version}")
+    if done.kept:
+        tell(done.kept)
+        return
     say(
         f"Next: thresher rollout {version.name}/{version.version}"
         if no_serve

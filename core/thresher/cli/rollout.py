@@ -13,12 +13,11 @@ from thresher.cli.options import json_option, server_option
 from thresher.cli.output import say
 from thresher.cli.rollout_options import (
     DEFAULT_ALIAS,
-    Share,
     alias_option,
     repository_option,
     timeout_option,
 )
-from thresher.cli.rollout_output import shown_steps, tell_canary, tell_rollout
+from thresher.cli.rollout_output import shown_steps, tell_rollout
 from thresher.cli.serve import connect
 from thresher.cli.versions import found_version, model_alone, publish_version, served_repository
 from thresher.errors import NotFoundError
@@ -37,14 +36,6 @@ __all__ = ["put_into_service", "rollback", "rollout"]
 @repository_option
 @alias_option
 @click.option(
-    "--canary",
-    "share",
-    type=Share(),
-    metavar="SHARE",
-    help="Let it answer this share of the calls that Thresher's clients make, such as 10%; all "
-    "others get what serves.",
-)
-@click.option(
     "--allow-label-change",
     is_flag=True,
     help="Go on where the labels, or their order, are not those of what serves.",
@@ -57,7 +48,6 @@ def rollout(
     server: str | None,
     repository: Path | None,
     alias: str | None,
-    share: float | None,
     allow_label_change: bool,
     unproven: bool,
     timeout_s: float,
@@ -66,31 +56,14 @@ def rollout(
     """Put a version into service without a request that fails, or leave what serves as it is.
 
     MODEL is NAME/VERSION, or NAME@ALIAS as MLflow knows it, with or without models:/ before it.
-    The version is exported where it is not published yet, its certificate checked, loaded beside
-    what serves, and compared on its golden rows, decision by decision; then it serves, the alias is
-    moved, and the old version unloaded. Anything wrong: the old version serves as before, and the
-    exit code is 1.
-
-    With --canary it is checked likewise, then answers a share of the calls, until it is rolled out
-    (thresher rollout MODEL) or not (thresher rollback NAME).
+    The version is exported where it is not published yet. Its certificate is checked, and it is
+    loaded under another name and compared on its golden rows, decision by decision. Then it serves,
+    the alias is moved, and the old version is unloaded. Where anything is wrong, the old version
+    serves as before, and the exit code is 1.
 
     Example: thresher rollout digits@candidate
     """
     parse_version(model)  # before a server is looked for
-    if share is not None:
-        if alias is not None:
-            raise click.UsageError("--alias moves with a rollout; --canary moves none")
-        _start_canary(
-            model,
-            share,
-            server=server,
-            repository=repository,
-            allow_label_change=allow_label_change,
-            unproven=unproven,
-            timeout_s=timeout_s,
-            as_json=as_json,
-        )
-        return
     put_into_service(
         model,
         server=server,
@@ -170,41 +143,6 @@ def _to_roll_out(
     return name, version, known
 
 
-def _start_canary(
-    model: str,
-    share: float,
-    *,
-    server: str | None,
-    repository: Path | None,
-    allow_label_change: bool,
-    unproven: bool,
-    timeout_s: float,
-    as_json: bool,
-) -> None:
-    from thresher_serving.rollout import RolloutOptions, start_canary
-
-    published = served_repository(server, repository)
-    where = connect(server)
-    with shown_steps() as show:
-        name, version, _ = _to_roll_out(published, model, show)
-        done = start_canary(
-            published,
-            name,
-            version,
-            where,
-            share=share,
-            options=RolloutOptions(
-                allow_label_change=allow_label_change, unproven=unproven, timeout_s=timeout_s
-            ),
-            progress=show,
-        )
-    tell_canary(done, as_json=as_json)
-    at = _again(server, repository)
-    say("Watch it:            thresher status --watch" + at)
-    say(f"Let it serve all:    thresher rollout {name}/{version}{at}")
-    say(f"Take it out again:   thresher rollback {name}{at}")
-
-
 @click.command()
 @click.argument("name")
 @server_option
@@ -226,12 +164,11 @@ def rollback(
 ) -> None:
     """Put the version that served before into service again; once more goes back one further.
 
-    Where a canary runs, that is ended instead, and what serves goes on. The steps are those of a
-    rollout. For any other version: thresher rollout NAME/VERSION.
+    The steps are those of a rollout. For any other version: thresher rollout NAME/VERSION.
 
     Example: thresher rollback digits
     """
-    from thresher_serving.rollout import CanaryEnd, RolloutOptions, roll_back
+    from thresher_serving.rollout import RolloutOptions, roll_back
 
     name = model_alone(name, "a rollback goes to what served before, so it takes no version")
     published = served_repository(server, repository)
@@ -247,10 +184,7 @@ def rollback(
             alias=_alias(name, alias, show=show, check=False),
             progress=show,
         )
-    if isinstance(done, CanaryEnd):
-        tell_canary(done, as_json=as_json)
-    else:
-        tell_rollout(done, as_json=as_json)
+    tell_rollout(done, as_json=as_json)
 
 
 def _alias(

@@ -12,9 +12,9 @@ from thresher.errors import ThresherError, counted
 from thresher.terminal import console
 
 if TYPE_CHECKING:
-    from thresher_serving.rollout import CanaryEnd, CanaryStart, Rollout
+    from thresher_serving.rollout import Rollout
 
-__all__ = ["shown_steps", "tell_canary", "tell_rollout"]
+__all__ = ["shown_steps", "tell_rollout"]
 
 
 @contextlib.contextmanager
@@ -64,27 +64,7 @@ def tell_rollout(done: Rollout, *, as_json: bool) -> None:
     tell(f"{what} serves on {done.server}{before}{after} ({rows})")
 
 
-def tell_canary(done: CanaryStart | CanaryEnd, *, as_json: bool) -> None:
-    """Print what the start or the end of a canary did."""
-    from thresher_serving.rollout import CanaryEnd, percent
-
-    if as_json:
-        print_json(done.to_dict())
-        return
-    what = f"{done.name} version {done.version}"
-    if isinstance(done, CanaryEnd):
-        now = "no version serves" if done.serving is None else f"version {done.serving} serves"
-        tell(f"{what} is a canary no more; {now} every call on {done.server}, as before")
-        return
-    before = "" if done.replaced in {None, done.version} else f", in place of {done.replaced}"
-    tell(
-        f"{what} is a canary on {done.server}{before}: {percent(done.share)} of the calls of "
-        f"Thresher's clients get it within 5 s, all others version {done.serving} "
-        f"({_compared(done)})"
-    )
-
-
-def _compared(done: Rollout | CanaryStart) -> str:
+def _compared(done: Rollout) -> str:
     if done.num_rows is None:
         return "answers were not compared"
     return (

@@ -15,6 +15,7 @@ from thresher.errors import ServerError
 
 if TYPE_CHECKING:
     from thresher_serving.connection import Connection
+    from thresher_serving.embedded.runtime import Runtime
     from thresher_serving.embedded.state import RunningServer, ServerState
 
 __all__ = ["connect", "serve", "stop"]
@@ -110,8 +111,10 @@ def serve(
     _align_companions(repository)
     _check_proven(repository, unproven=unproven)
     running = running_server()
-    if running and background and running.repository == str(repository.resolve()):
-        _update(running, repository)
+    is_here = running is not None and running.repository == str(repository.resolve())
+    _end_left_canaries(repository, running.where if running and is_here else None)
+    if running and background and is_here:
+        _update(running, repository, find_runtime(tritonserver))
         return
     with contextlib.ExitStack() as spinner:
         show = spinner.enter_context(steps())
@@ -160,13 +163,19 @@ def _tell_ready(state: ServerState, version: str) -> str:
     return server.log_file
 
 
-def _update(running: RunningServer, repository: Path) -> None:
+def _update(running: RunningServer, repository: Path, runtime: Runtime) -> None:
     """Load what was published since into a server that runs already."""
     from thresher.repository import ModelRepository
     from thresher_serving.embedded.launch import check_answering
 
     published = ModelRepository(repository)
-    for name in published.names():
+    names = published.names()
+    left_out = runtime.left_out(repository, names)
+    for name, why in left_out.items():
+        say(f"Warning: {name} is left out: {why}")
+    for name in names:
+        if name in left_out:
+            continue
         states = running.load_model(name)
         ready = [state.version for state in states if state.is_ready and state.version is not None]
         check_answering(published.root, name, ready)
@@ -184,6 +193,15 @@ def _align_companions(repository: Path) -> None:
             published.align_companions(name)
         except PublishError as error:  # no right to write, for one
             say(f"Warning: {error}")
+
+
+def _end_left_canaries(repository: Path, where: str | Connection | None) -> None:
+    from thresher.repository import ModelRepository
+    from thresher_serving.rollout import end_left_canaries
+
+    published = ModelRepository(repository)
+    for sentence in end_left_canaries(published.root, published.names(), where):
+        say(sentence)
 
 
 def _check_proven(repository: Path, *, unproven: bool) -> None:

@@ -12,7 +12,7 @@ import click
 
 from thresher.cli.options import FiniteRange, json_option, server_option
 from thresher.cli.output import print_json
-from thresher.cli.rollout_options import repository_option
+from thresher.cli.rollout_options import DEFAULT_ALIAS, repository_option
 from thresher.cli.serve import connect
 from thresher.cli.status_table import status_table
 from thresher.errors import ServerError
@@ -52,9 +52,9 @@ def status(
 ) -> None:
     """Show what a server serves, whether it is proven, how many ask and how fast it answers.
 
-    Percentiles are shown where the server exports them (thresher serve --percentiles; of another
-    server --metrics-config summary_latencies=true), means otherwise. How often labels are given is
-    shown where Thresher's backend counts it.
+    Requests are those of users since a version went into service. How often labels are given is
+    shown where Thresher's backend counts it. Warnings say where config.pbtxt, the server and the
+    alias disagree.
 
     Example: thresher status --watch
     """
@@ -116,17 +116,24 @@ def _ask_again_and_again(aliases: dict[str, dict[str, int]]) -> None:
 def _reader(server: str | None, repository: Path | None, metrics_url: str | None) -> StatusReader:
     from thresher.repository import ModelRepository
     from thresher_serving import running_server
+    from thresher_serving.embedded.state import STATE_DIR
     from thresher_serving.rollout import StatusReader
 
-    where = connect(server)
     running = None if server else running_server()
+    where = connect(server)
     folder = repository or (Path(running.repository) if running else Path("model_repository"))
     if metrics_url is None and running:
         metrics_url = running.metrics_url
     elif metrics_url is None and server and server.endswith(":8001"):
         metrics_url = f"http://{server.rpartition('://')[2].removesuffix(':8001')}:8002/metrics"
     known = ModelRepository(folder) if folder.is_dir() else None
-    return StatusReader(where, repository=known, metrics_url=metrics_url)
+    return StatusReader(
+        where,
+        repository=known,
+        metrics_url=metrics_url,
+        state_dir=None if running is None else STATE_DIR,
+        alias=DEFAULT_ALIAS,
+    )
 
 
 def _aliases() -> dict[str, dict[str, int]]:

@@ -39,16 +39,13 @@ def status_table(
     from rich.table import Table
     from rich.text import Text
 
-    has_percentiles = any(each.percentiles_ms for each in found.versions)
     earlier = {_key(each): each for each in before.versions} if before else {}
     rows = []
     for each in found.versions:
         rate = _rate(each, earlier.get(_key(each)), every_s)
-        cells = _cells(each, rate, is_wide=width >= _WIDE, has_percentiles=has_percentiles)
+        cells = _cells(each, rate, is_wide=width >= _WIDE)
         if not every_s:
             del cells["/s"]
-        elif width < _WIDE:
-            del cells["queue"]  # there is no room for both
         rows.append(cells)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in dict.fromkeys(name for row in rows for name in row):
@@ -69,36 +66,26 @@ def status_table(
         what += [
             Text(printable(line)) for line in _label_lines(found, most=5 if width >= _WIDE else 3)
         ]
-    return Group(head, *what, *(Text(printable(line), style="dim") for line in _footer(found)))
+    warnings = (Text(printable(f"WARNING: {line}"), style="yellow") for line in found.warnings)
+    footer = (Text(printable(line), style="dim") for line in _footer(found))
+    return Group(head, *what, *warnings, *footer)
 
 
-def _key(each: VersionStatus) -> tuple[str, int | None, bool]:
-    return each.model, each.version, each.canary_share is not None
+def _key(each: VersionStatus) -> tuple[str, int | None]:
+    return each.model, each.version
 
 
 def _label_lines(found: ServerStatus, *, most: int) -> list[str]:
-    """Return a line for each version that counts labels: the most frequent ones.
-
-    Of a canary, the labels whose rates differ most from those of what serves.
-    """
-    serving = {each.model: each.positive_rates for each in found.versions if each.serves}
+    """Return a line for each version that counts labels: the most frequent ones."""
     lines = []
     for each in found.versions:
         rates = each.positive_rates
         if rates is None:
             continue
-        usual = serving.get(each.model) if each.canary_share is not None else None
-        ranked = sorted(rates, key=lambda k: (-abs(rates[k] - (usual or {}).get(k, 0.0)), k))
-        shown = [
-            f"{label} {rates[label]:.1%}"
-            + (f" ({usual[label]:.1%})" if usual and label in usual else "")
-            for label in ranked[:most]
-        ]
+        ranked = sorted(rates, key=lambda k: (-rates[k], k))
+        shown = [f"{label} {rates[label]:.1%}" for label in ranked[:most]]
         more = f", {len(rates) - most} more (--labels)" if len(rates) > most else ""
-        canary = " canary" if each.canary_share is not None else ""
-        rows = counted(each.rows or 0, "row")
-        beside = " (what serves, in brackets)" if usual else ""
-        head = f"{each.model}/{each.version}{canary}, yes in {rows}{beside}"
+        head = f"{each.model}/{each.version}, yes in {counted(each.rows or 0, 'row')}"
         lines.append(f"{head}: {', '.join(shown)}{more}")
     return lines
 
@@ -114,15 +101,12 @@ def _label_tables(found: ServerStatus) -> list[Any]:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
         table.add_column(f"{model}: yes", overflow="fold")
         for each in versions:
-            canary = " canary" if each.canary_share is not None else ""
-            table.add_column(
-                f"{each.version}{canary}, {counted(each.rows or 0, 'row')}", justify="right"
-            )
+            table.add_column(f"{each.version}, {counted(each.rows or 0, 'row')}", justify="right")
         every = [each.positive_rates or {} for each in versions]
-        labels = dict.fromkeys(label for told in every for label in told)
+        labels = dict.fromkeys(label for rates in every for label in rates)
         for label in sorted(labels, key=lambda k: (-every[0].get(k, 0.0), k)):
-            rates = [told.get(label) for told in every]
-            table.add_row(label, *("-" if rate is None else f"{rate:.1%}" for rate in rates))
+            shown = (rates.get(label) for rates in every)
+            table.add_row(label, *("-" if rate is None else f"{rate:.1%}" for rate in shown))
         tables.append(table)
     return tables
 
@@ -133,16 +117,12 @@ def _rate(each: VersionStatus, before: VersionStatus | None, every_s: float) -> 
     return f"{max(0, each.requests - before.requests) / every_s:,.0f}"
 
 
-def _cells(
-    each: VersionStatus, rate: str, *, is_wide: bool, has_percentiles: bool
-) -> dict[str, Any]:
+def _cells(each: VersionStatus, rate: str, *, is_wide: bool) -> dict[str, Any]:
     """Return a version's cells by column."""
     from rich.text import Text
 
     state = Text(each.state.lower(), style="yellow")
-    if each.canary_share is not None:
-        state = Text(f"canary {each.canary_share * 100:.3g}%", style="bold cyan")
-    elif each.serves:
+    if each.serves:
         state = Text("serves", style="bold green")
     elif each.state == "READY":
         state = Text("loaded", style="cyan")
@@ -152,7 +132,6 @@ def _cells(
         state = Text("not loaded", style="dim")
     proof = Text(each.proof or "-", style={"ok": "green", "WRONG": "bold red"}.get(each.proof, ""))
     failed = "-" if each.failures is None else f"{each.failures:,}"
-    percentiles = each.percentiles_ms or {}
     cells: dict[str, Any] = {
         "model": each.model,
         "version" if is_wide else "ver": "-" if each.version is None else str(each.version),
@@ -163,13 +142,9 @@ def _cells(
         "/s": rate,
         "failed": Text(failed, style="red" if each.failures else ""),
     }
-    if is_wide or not has_percentiles:
-        cells["mean ms"] = _number(each.mean_ms)
-    if has_percentiles:
-        for quantile in (0.5, 0.95, 0.99) if is_wide else (0.99,):
-            cells[f"p{quantile * 100:.0f} ms"] = _number(percentiles.get(quantile))
-    cells["queue ms" if is_wide else "queue"] = _number(each.queue_ms)
+    cells["mean ms"] = _number(each.mean_ms)
     if is_wide:
+        cells["queue ms"] = _number(each.queue_ms)
         cells["batch"] = _number(each.batch_size)
     return cells
 
@@ -190,31 +165,25 @@ def _number(value: float | None) -> str:
 
 
 def _footer(found: ServerStatus) -> list[str]:
-    lines = []
+    lines = [found.supervisor] if found.supervisor else []
     serving = {each.model: each.version for each in found.versions if each.serves}
-    canaries = {
-        each.model: each.version for each in found.versions if each.canary_share is not None
-    }
-    lines += [
-        f"{name}: thresher rollout {name}/{version} lets the canary serve every call, "
-        f"thresher rollback {name} ends it"
-        for name, version in canaries.items()
-    ]
     for name, versions in found.published.items():
-        loaded = {serving.get(name), canaries.get(name)}
-        others = [str(version) for version in versions if version not in loaded]
+        others = [str(version) for version in versions if version != serving.get(name)]
         if others:
             shown = ", ".join(others[-8:])
-            back = None if name in canaries else found.previous.get(name)
+            back = found.previous.get(name)
             rollback = f"; thresher rollback {name} brings version {back} back" if back else ""
-            lines.append(f"{name}: published besides: {shown}{rollback}")
-    lines += [f"{what} is being checked beside what serves" for what in found.rolling_out]
-    if any(e.requests for e in found.versions) and not any(
-        e.percentiles_ms for e in found.versions
-    ):
-        lines.append("means alone: percentiles need thresher serve --percentiles")
+            lines.append(f"{name}: also published: {shown}{rollback}")
+    lines += [f"{what} is being checked by a rollout" for what in found.rolling_out]
+    lines += [f"{name} is left out: {reason}" for name, reason in found.left_out.items()]
     for each in found.versions:
+        version = "" if each.version is None else f" version {each.version}"
         if each.reason:
-            version = "" if each.version is None else f" version {each.version}"
             lines.append(f"{each.model}{version}: {each.reason}")
+    own = [f"{each.model}/{each.version}" for each in found.versions if each.has_own_requests]
+    if own:
+        lines.append(
+            f"requests of {', '.join(own)} include warm-up: Thresher did not load it, or could "
+            "not write to the repository"
+        )
     return lines + list(found.notes)

@@ -8,15 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 from urllib.parse import quote
 
-from thresher.errors import ConfigError
+from thresher.errors import ConfigError, PublishError
 from thresher.registry import ModelVersion
 from thresher.repository import ModelRepository
+from thresher.served_state import ServedState
 from thresher_export.jobs.local import LocalEngine
 from thresher_export.jobs.report import JobReport, Outcome
 from thresher_export.jobs.schedule import Engine, Limits, Schedule
@@ -83,7 +84,7 @@ def run_job(options: JobOptions, emit: Callable[..., None] = lambda *_, **__: No
     num_replaced = 0
     with _signals() as stop:
         with contextlib.suppress(_StopNow):
-            selected, todo = _select(options, repository)
+            selected, todo, since = _select(options, repository)
             skipped = _without(selected, todo)
             outcomes += (Outcome(name=v.name, version=v.version, status="skipped") for v in skipped)
             emit("job_selected", versions=len(selected), skipped=len(skipped), todo=len(todo))
@@ -94,7 +95,7 @@ def run_job(options: JobOptions, emit: Callable[..., None] = lambda *_, **__: No
                 stop.may_raise = False
                 engine = _engine(options)
                 schedule = Schedule(
-                    [_task(version, options) for version in todo],
+                    [_task(version, options, since.get(version.name)) for version in todo],
                     engine,
                     num_workers=min(options.num_workers, len(todo)),
                     limits=Limits(time_s=options.time_limit_s),
@@ -123,12 +124,21 @@ def run_job(options: JobOptions, emit: Callable[..., None] = lambda *_, **__: No
 
 def _select(
     options: JobOptions, repository: ModelRepository | None
-) -> tuple[list[ModelVersion], list[ModelVersion]]:
-    """Return what is selected, and what of it has to be exported."""
+) -> tuple[list[ModelVersion], list[ModelVersion], dict[str, ServedState]]:
+    """Return what is selected, what of it has to be exported, and what serves of each model."""
     selected = select_versions(filter_string=options.filter_string, alias=options.alias)
     if repository is None:
-        return selected, selected
-    return selected, without_published(selected, repository, options.export)
+        return selected, selected, {}
+    since = {}
+    for name in {version.name for version in selected}:
+        with contextlib.suppress(PublishError):  # the worker says what is wrong
+            since[name] = ServedState.of(repository, name)
+    todo = without_published(selected, repository, options.export)
+    ours: dict[str, list[int]] = {}
+    for version in todo:
+        ours.setdefault(version.name, []).append(version.version)
+    since = {name: replace(was, ours=tuple(ours.get(name, ()))) for name, was in since.items()}
+    return selected, todo, since
 
 
 def _without(versions: Sequence[ModelVersion], todo: Sequence[ModelVersion]) -> list[ModelVersion]:
@@ -136,7 +146,7 @@ def _without(versions: Sequence[ModelVersion], todo: Sequence[ModelVersion]) -> 
     return [version for version in versions if (version.name, version.version) not in left]
 
 
-def _task(version: ModelVersion, options: JobOptions) -> Task:
+def _task(version: ModelVersion, options: JobOptions, since: ServedState | None) -> Task:
     file = f"{quote(version.name, safe=' ')}-{version.version}.log"
     return Task(
         name=version.name,
@@ -144,6 +154,7 @@ def _task(version: ModelVersion, options: JobOptions) -> Task:
         repository=None if options.repository is None else str(options.repository.absolute()),
         options=options.export,
         log=str((options.logs / file).absolute()),
+        since=since,
     )
 
 

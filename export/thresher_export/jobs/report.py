@@ -31,7 +31,7 @@ class Outcome:
     cause: Cause | None = None
     """Why it failed, in one word; None unless it did."""
     reason: str = ""
-    """Why it failed, in words."""
+    """Why it failed, or is published and does not serve, in words."""
     seconds: float = 0.0
     peak_mb: float | None = None
     """The most memory that its worker was seen to hold."""
@@ -112,7 +112,9 @@ class JobReport:
         if done:
             lines += ["", "## Done", "", "| version | outcome | seconds |", "| --- | --- | ---: |"]
             lines += [
-                f"| {_cell(o.name)}/{o.version} | {o.status} | {o.seconds:.1f} |" for o in done
+                f"| {_cell(o.name)}/{o.version} | {o.status}"
+                f"{': ' + _cell(o.reason) if o.reason else ''} | {o.seconds:.1f} |"
+                for o in done
             ]
         return "\n".join(lines) + "\n"
 

@@ -14,6 +14,7 @@ from thresher.errors import ConfigError, NotFoundError, ParityError, ThresherErr
 from thresher.mlflow_store import open_store
 from thresher.registry import ModelVersion
 from thresher.repository import ModelRepository
+from thresher.served_state import rolled_out_version
 from thresher_export.published import SETTINGS_FACT
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def without_published(
     """Return the versions that a job has to export.
 
     Of several selected versions of a model the highest serves in the end: where a lower one of
-    them serves, or will be published now, the highest is published after it.
+    them serves, or will be published now, the highest is published after it. A version that a
+    rollout or a rollback put into service goes on.
     """
     todo: list[ModelVersion] = []
     by_name: dict[str, list[ModelVersion]] = {}
@@ -152,8 +154,11 @@ def _or_false(version: ModelVersion, repository: ModelRepository, options: Expor
 
 
 def _serves_one_of(repository: ModelRepository, name: str, versions: Iterable[int]) -> bool:
+    """Return whether a version serves that is one of these, and no rollback put it there."""
     served = repository.served_versions(name)
-    return bool(served) and max(served) in set(versions)
+    if not served or max(served) not in set(versions):
+        return False
+    return rolled_out_version(repository.root, name) != max(served)
 
 
 def _pages(ask: Callable[[str | None], Any]) -> Iterable[Any]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from thresher.errors import ThresherError
 from thresher.repository import ModelRepository
+from thresher.served_state import ServedState
 from thresher_export.jobs.report import Cause, Status
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Task:
     """The model repository's folder; None proves without publishing."""
     options: ExportOptions
     log: str
+    since: ServedState | None = None
+    """What served of the model when the job began."""
 
     @property
     def uri(self) -> str:
@@ -94,11 +97,14 @@ def _export(task: Task) -> Reply:
         print(f"{time.perf_counter() - start:8.2f} s  {text}", flush=True)  # noqa: T201 -- the log
 
     repository = None if task.repository is None else ModelRepository(Path(task.repository))
-    done = export_version(task.uri, repository=repository, options=task.options, progress=show)
+    done = export_version(
+        task.uri, repository=repository, options=task.options, since=task.since, progress=show
+    )
     show("done")
     if repository is None:
         return Reply(status="proven", reused=done.reused)
-    return Reply(status="published" if done.is_new else "unchanged", reused=done.reused)
+    status: Status = "published" if done.is_new else "unchanged"
+    return Reply(status=status, reason=done.kept, reused=done.reused)
 
 
 def limit_memory(num_bytes: int) -> None:

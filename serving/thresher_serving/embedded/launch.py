@@ -16,6 +16,7 @@ from thresher_serving.embedded.command import is_complete, server_command
 from thresher_serving.embedded.ports import listening_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import RunningServer
+from thresher_serving.own_requests import requests_begin
 
 __all__ = [
     "PORT_OPTIONS",
@@ -229,6 +230,7 @@ def outcome_of_loading(server: RunningServer, wanted: Sequence[str]) -> RunningS
             + "\n".join(problems)
             + f"\nIts log: {server.log_file}"
         )
+    requests_begin(Path(server.repository), server.where)
     return replace(server, problems=tuple(problems), ready=ready)
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 from thresher.errors import ServerError
 from thresher_serving import control
 from thresher_serving.embedded import process
+from thresher_serving.own_requests import requests_begin
 
 __all__ = [
     "STATE_DIR",
@@ -115,7 +116,13 @@ class RunningServer:
 
     def load_model(self, name: str, *, timeout_s: float = 120) -> list[control.ModelState]:
         """Return the model's states after a load; see `control.load_model`."""
-        return control.load_model(self.where, name, timeout_s=timeout_s)
+        from thresher.published_models import PublishedModels  # imports NumPy, which can wait
+
+        models = PublishedModels(Path(self.repository))
+        config = models.read_config(name) if name in models.names() else None
+        states = control.load_model(self.where, name, timeout_s=timeout_s, config=config)
+        requests_begin(models.root, self.where, name, if_new=True)
+        return states
 
     def unload_model(self, name: str, *, timeout_s: float = 60) -> None:
         """Take a model out of service; see `control.unload_model`."""

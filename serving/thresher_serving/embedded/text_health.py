@@ -57,6 +57,7 @@ class TextHealth:
         self._server = server
         self._say = say
         self._check = check
+        self._versions: dict[str, list[int]] = {}
         self._failures: Counter[tuple[str, int]] = Counter()
         self._unanswered: dict[tuple[str, int], threading.Event] = {}
         self._unloaded: set[str] = set()
@@ -96,6 +97,11 @@ class TextHealth:
         for name, versions in control.served(self._server.where, client).items():
             if name not in repository.companions(name.removesuffix(TEXT_SUFFIX)):
                 continue
+            if (
+                self._versions.get(name) != versions
+            ):  # a rollout has changed them, so counts begin again
+                self._versions[name] = versions
+                self.sent.pop(name, None)
             for version in versions:
                 failure = self._failure(client, name, version)
                 if not failure:

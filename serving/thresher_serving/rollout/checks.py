@@ -43,7 +43,7 @@ def alone_on(
     options: RolloutOptions | None,
     progress: Progress,
 ) -> Iterator[Checks]:
-    """Yield the checks, alone on this model; a second rollout is told so at once.
+    """Yield the checks, alone on this model; a second rollout is refused at once.
 
     Raises:
         NotFoundError: If there is no such model.
@@ -62,8 +62,8 @@ def alone_on(
         ) from None
     except OSError as error:
         raise PublishError(
-            f"{repository.root} cannot be written to ({error.strerror}); a rollout and a canary "
-            "need that for the moment of a load, and to note what serves"
+            f"{repository.root} cannot be written to ({error.strerror}); a rollout needs "
+            "that for the moment of a load, and to note what serves"
         ) from None
     client = connection.open()
     try:
@@ -156,7 +156,7 @@ class Checks:
             )
         self.warn(text)
 
-    def beside(self, version: int, golden: GoldenRows | None, serving: int | None) -> None:
+    def on_server(self, version: int, golden: GoldenRows | None, serving: int | None) -> None:
         """Load the version under another name and compare its answers; nobody else gets them.
 
         Raises:
@@ -164,8 +164,8 @@ class Checks:
             ServerError: If it cannot be loaded, or the server does not answer.
         """
         what = f"{self.name}/{version}"
-        beside = f" beside version {serving}" if serving else ""
-        self.progress(f"Loading {what}{beside}, under a name that nobody asks for")
+        next_to = f" next to version {serving}" if serving else ""
+        self.progress(f"Loading {what}{next_to}, under a name that nobody asks for")
         try:
             with loaded_twin(
                 self.repository,

@@ -2,7 +2,7 @@
 
 Version N of a companion asks version N of its model and no other. So while a model goes from one
 version to another, both are loaded until its companions have gone: first the model's new version
-is loaded beside the old one, then `serve_companions` is called, then the old one is unloaded. No
+is loaded next to the old one, then `serve_companions` is called, then the old one is unloaded. No
 request fails on the way, in either direction.
 """
 
@@ -16,7 +16,8 @@ from thresher.published_models import COMPANION_KEY
 from thresher.repository import ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection
-from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.own_requests import requests_begin
+from thresher_serving.rollout.configuration import naming, serving_config
 
 __all__ = [
     "Companion",
@@ -91,10 +92,11 @@ def serve_companions(
         if companion.has_version:
             if before != [version]:
                 config = serving_config(repository, companion.name, version)
-                text = as_json(config, versions=[version])
-                control.load_model(where, companion.name, timeout_s=timeout_s, config=text)
+                alone = naming(config, [version])
+                control.load_model(where, companion.name, timeout_s=timeout_s, config=alone)
                 old = [number for number in before if number != version]
                 control.wait_out_of_service(where, companion.name, old, timeout_s=timeout_s)
+                requests_begin(repository.root, where, companion.name, version)
             continue
         if before:
             control.unload_model(where, companion.name, timeout_s=timeout_s)

@@ -8,7 +8,7 @@ from typing import Any
 from thresher.config_pbtxt import copy_version, decisions_of
 from thresher.repository import ModelRepository
 
-__all__ = ["as_json", "serving_config"]
+__all__ = ["naming", "serving_config"]
 
 
 def serving_config(repository: ModelRepository, name: str, version: int) -> Any:
@@ -30,20 +30,18 @@ def serving_config(repository: ModelRepository, name: str, version: int) -> Any:
     return config
 
 
-def as_json(config: Any, *, versions: Sequence[int], name: str | None = None) -> str:
-    """Return a configuration as the JSON that Triton's load call takes.
+def naming(config: Any, versions: Sequence[int], *, name: str | None = None) -> Any:
+    """Return a copy of a configuration whose version policy names these versions.
 
     Args:
-        config: A `ModelConfig` message; not changed.
+        config: A `ModelConfig` message.
         versions: What its version policy is to name.
         name: Another name for the model.
     """
-    from google.protobuf import json_format
-
     changed = type(config)()
     changed.CopyFrom(config)
     changed.version_policy.Clear()
     changed.version_policy.specific.versions.extend(versions)
     if name is not None:
         changed.name = name
-    return str(json_format.MessageToJson(changed, preserving_proto_field_name=True))
+    return changed

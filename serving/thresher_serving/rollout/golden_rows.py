@@ -64,6 +64,11 @@ class GoldenRows:
             max_batch_size=max_batch_size,
         )
 
+    @property
+    def num_requests(self) -> int:
+        """How many requests a comparison makes."""
+        return -(-len(self.split) // (self.max_batch_size or len(self.split)))
+
     def compare(
         self,
         where: Connection,

@@ -1,8 +1,4 @@
-"""Which version served before: a small file in the repository, beside the model's folder.
-
-It is not in the model's folder, because Triton loads a model anew whenever anything in there is
-newer than at the last load.
-"""
+"""Which version served before: a small file in the repository, next to the model's folder."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from typing import Self
 
 from thresher.durable import replace_durably
 from thresher.errors import PublishError
+from thresher.served_state import served_record
 
 __all__ = ["History", "Served"]
 
@@ -58,7 +55,7 @@ class History:
         Raises:
             PublishError: If the file cannot be read.
         """
-        path = root / f".{name}.served.json"
+        path = served_record(root, name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             noted = content["serving"]

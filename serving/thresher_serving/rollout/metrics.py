@@ -1,8 +1,6 @@
-"""What a server's metrics tell of versions: percentiles of latency, and how often labels are given.
+"""What a server's metrics say of versions: how often each label is given.
 
-Source: Triton's metrics document, release 24.10: ``--metrics-config summary_latencies=true``
-exports ``nv_inference_request_summary_us{model, version, quantile}``, of the last minute or so.
-Labels are counted by Thresher's backend.
+Thresher's backend counts it, in Prometheus's text format.
 """
 
 from __future__ import annotations
@@ -16,11 +14,10 @@ from dataclasses import dataclass, field
 
 __all__ = ["Metrics", "VersionMetrics", "parse_metrics", "read_metrics"]
 
-_SUMMARY = "nv_inference_request_summary_us"
 _ROWS = "thresher_label_rows_total"
 _POSITIVES = "thresher_label_positives_total"
 _LINE = re.compile(
-    rf"^({_SUMMARY}|{_ROWS}|{_POSITIVES})"
+    rf"^({_ROWS}|{_POSITIVES})"
     r'\{((?:[^}"]|"(?:[^"\\]|\\.)*")*)\} (\S+)',
     re.MULTILINE,
 )
@@ -30,10 +27,8 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @dataclass(slots=True)
 class VersionMetrics:
-    """What is told of one version."""
+    """How often one version gave its labels."""
 
-    percentiles_ms: dict[float, float] = field(default_factory=dict)
-    """By quantile."""
     rows: int = 0
     """How many rows were decided since the version was loaded."""
     positives: dict[str, int] = field(default_factory=dict)
@@ -52,7 +47,7 @@ Metrics = Mapping[tuple[str, int], VersionMetrics]
 
 
 def read_metrics(url: str, *, timeout_s: float = 2) -> Metrics:
-    """Return what a metrics endpoint tells; nothing where it tells none of it, or no answer."""
+    """Return what a metrics endpoint says; nothing where it has none of it or does not answer."""
     if not url.startswith(("http://", "https://")):
         return {}
     try:
@@ -63,12 +58,11 @@ def read_metrics(url: str, *, timeout_s: float = 2) -> Metrics:
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Return what is told in Prometheus's text format.
+    """Return what a text in Prometheus's format says.
 
     Example:
-        >>> line = 'nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} 1500'
-        >>> parse_metrics(line)["m", 1].percentiles_ms
-        {0.5: 1.5}
+        >>> parse_metrics('thresher_label_rows_total{model="m",version="1"} 150')["m", 1].rows
+        150
     """
     found: dict[tuple[str, int], VersionMetrics] = {}
     for metric, pairs, number in _LINE.findall(text):
@@ -77,11 +71,9 @@ def parse_metrics(text: str) -> Metrics:
         if not labels.get("version", "").isdigit() or math.isnan(value):
             continue
         version = found.setdefault((labels["model"], int(labels["version"])), VersionMetrics())
-        if metric == _SUMMARY and "quantile" in labels:
-            version.percentiles_ms[float(labels["quantile"])] = value / 1000
-        elif metric == _ROWS:
-            version.rows += int(value)  # each process counts by itself
-        elif metric == _POSITIVES:
+        if metric == _ROWS:
+            version.rows += int(value)  # one counter for each process or instance
+        else:
             label = labels["label"]
             version.positives[label] = version.positives.get(label, 0) + int(value)
     return found

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 
-from thresher.errors import NotFoundError, ParityError, PublishError, ServerError
+from thresher.errors import NotFoundError, PublishError
 from thresher.repository import ModelRepository
-from thresher_serving.client.canary import canary_of
 from thresher_serving.connection import Connection
-from thresher_serving.rollout.canary import CanaryEnd, end_canary, find_canary, percent
 from thresher_serving.rollout.checks import Checks, alone_on
-from thresher_serving.rollout.golden_rows import GoldenRows
 from thresher_serving.rollout.history import History
+from thresher_serving.rollout.left_canaries import end_left_canaries
 from thresher_serving.rollout.plan import Alias, Progress, Rollout, RolloutOptions
 from thresher_serving.rollout.switch import Switch
 
@@ -30,14 +28,12 @@ def roll_out(
 ) -> Rollout:
     """Put a published version into service without a request that fails.
 
-    Its certificate is checked; it is loaded beside the version that serves, under another name,
+    Its certificate is checked; it is loaded under another name, next to the version that serves,
     and its golden rows are compared over the wire, decision by decision; then it is loaded under
     the model's name, and compared again; then the alias is moved, and the old version drained and
     unloaded. Where anything is wrong, the server goes back to the old version.
 
     Companions, such as `NAME.text`, are checked too, and move while both versions are loaded.
-
-    A canary is over with it: where it is of this version, once that serves; else before the load.
 
     Args:
         repository: The repository that the server reads.
@@ -67,10 +63,8 @@ def roll_back(
     options: RolloutOptions | None = None,
     alias: Alias | None = None,
     progress: Progress = lambda _: None,
-) -> Rollout | CanaryEnd:
+) -> Rollout:
     """Put the version that served before into service again, as `roll_out` does.
-
-    Where a canary runs, it is ended and nothing else: what serves is the one to go back to.
 
     An alias that cannot be moved does not hold a rollback up: that becomes a warning.
 
@@ -80,13 +74,6 @@ def roll_back(
     """
     with alone_on(repository, name, where, options, progress) as checks:
         ready = checks.ready()
-        if (canary := find_canary(name, checks.where, checks.client)) is not None:
-            progress(f"Ending the canary of version {canary.version}")
-            end_canary(name, checks.where, checks.client)
-            serving = max(ready, default=None)
-            return CanaryEnd(
-                name=name, version=canary.version, serving=serving, server=checks.where.url
-            )
         published = repository.versions(name)
         serving = max(ready) if ready else repository.serving_version(name)
         previous = History.load(repository.root, name, serving=serving).previous(published)
@@ -94,7 +81,7 @@ def roll_back(
             others = ", ".join(f"{name}/{v}" for v in published if v != serving) or "none"
             raise NotFoundError(
                 f"{name}: nothing tells which version served before version {serving}. Name one: "
-                f"thresher rollout {name}/VERSION. Published besides: {others}"
+                f"thresher rollout {name}/VERSION. Also published: {others}"
             )
         until = f", which served until {previous.until}" if previous.until else ""
         progress(f"Going back from version {serving} to version {previous.version}{until}")
@@ -108,9 +95,10 @@ def _put(checks: Checks, version: int, alias: Alias | None, *, going_back: bool)
     golden = checks.on_disk(version, serving)
     checks.companions_on_disk(version)
     is_new = ready != [version] or checks.repository.served_versions(checks.name) != [version]
-    is_tried = _canary_is_of(checks, version, golden)
-    if version not in ready and not is_tried:
-        checks.beside(version, golden, serving)
+    for sentence in end_left_canaries(checks.repository.root, [checks.name], checks.where):
+        checks.progress(sentence)
+    if version not in ready:
+        checks.on_server(version, golden, serving)
     switch = Switch(
         repository=checks.repository,
         name=checks.name,
@@ -126,8 +114,6 @@ def _put(checks: Checks, version: int, alias: Alias | None, *, going_back: bool)
         agreement = switch.run(golden, alias, alias_must_move=not going_back)
     else:
         agreement = switch.confirm(golden, alias, alias_must_move=not going_back)
-    if is_tried:
-        _end_canary(checks, f"Ending the canary: version {version} serves every call now")
     try:
         history = History.load(checks.repository.root, checks.name, serving=serving)
         (history.rolled_back if going_back else history.rolled_out)(version).save()
@@ -146,38 +132,3 @@ def _put(checks: Checks, version: int, alias: Alias | None, *, going_back: bool)
         seconds=time.monotonic() - checks.begin,
         warnings=tuple(checks.warnings),
     )
-
-
-def _canary_is_of(checks: Checks, version: int, golden: GoldenRows | None) -> bool:
-    """Return whether a canary holds this very version, and answers well; end any other one."""
-    canary = find_canary(checks.name, checks.where, checks.client)
-    if canary is None:
-        return False
-    share = f"gets {percent(canary.share)} of the calls of Thresher's clients"
-    if canary.version != version:
-        _end_canary(checks, f"Ending the canary: version {canary.version} {share}")
-        return False
-    if golden is not None:
-        what = f"{checks.name}/{version}"
-        checks.progress(f"Comparing the golden rows on the canary, {what}, which {share}")
-        try:
-            golden.compare(
-                checks.where, checks.client, model=canary_of(checks.name), versioned=True
-            )
-        except ParityError as error:
-            _end_canary(checks, "Ending the canary, which does not answer as it should")
-            raise ParityError(
-                f"{what} was not rolled out, and is no canary any more. Reason: {error}"
-            ) from None
-        except ServerError as error:  # such as a backend process that died
-            _end_canary(checks, f"Ending the canary, to load it anew: {error}")
-            return False
-    return True
-
-
-def _end_canary(checks: Checks, line: str) -> None:
-    checks.progress(line)
-    try:
-        end_canary(checks.name, checks.where, checks.client)
-    except ServerError as error:
-        checks.warn(f"the canary could not be ended: {error}. Run: thresher rollback {checks.name}")

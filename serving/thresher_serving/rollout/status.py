@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from thresher.certificate import CERTIFICATE_FILE
 from thresher.errors import ConfigError, NotFoundError, ParityError, ServerError, ThresherError
 from thresher.repository import CONFIG_FILE, ModelRepository
 from thresher_serving import control
-from thresher_serving.client.canary import canary_of
 from thresher_serving.connection import Connection, as_connection
-from thresher_serving.rollout.canary import Canary, find_canary
+from thresher_serving.own_requests import Counts, counts_of, own_requests
 from thresher_serving.rollout.history import History
-from thresher_serving.rollout.metrics import Metrics, VersionMetrics, read_metrics
+from thresher_serving.rollout.metrics import VersionMetrics, read_metrics
+from thresher_serving.rollout.supervised import Supervised, supervised
 from thresher_serving.rollout.twin import TWIN_PREFIX
 
 __all__ = ["ServerStatus", "StatusReader", "VersionStatus"]
@@ -33,19 +34,18 @@ class VersionStatus:
     """Why it is not ready, in the server's words."""
     serves: bool
     """Whether unversioned requests get it."""
-    canary_share: float | None
-    """For a canary, which share of the calls of Thresher's clients gets it."""
     aliases: tuple[str, ...]
     """What the registry calls it; empty where no registry was asked."""
     proof: str
     """"ok", "WRONG", "none" (no certificate), "foreign", or "" where the files cannot be read."""
     requests: int | None
-    """Answered since it was loaded; None where the server does not tell."""
+    """Answered to users since it went into service; None where the server does not tell."""
     failures: int | None
+    """Requests that got an error instead."""
+    has_own_requests: bool
+    """Whether its warm-up and our checks are among these counts, since nobody noted them."""
     mean_ms: float | None
     """Time in the server, queue included; None without a request."""
-    percentiles_ms: Mapping[float, float] | None
-    """By quantile, of the last minute or so; None where the server exports none."""
     queue_ms: float | None
     """Mean time that a request waited for others to be batched with, or for its turn."""
     batch_size: float | None
@@ -69,7 +69,13 @@ class ServerStatus:
     previous: Mapping[str, int]
     """What a rollback would bring back, by model."""
     rolling_out: tuple[str, ...]
-    """NAME.VERSION of versions that are being checked beside what serves."""
+    """NAME.VERSION of versions that a rollout is checking."""
+    warnings: tuple[str, ...]
+    """Where disk, server and alias disagree, a sentence each with the command that mends it."""
+    supervisor: str
+    """How `thresher serve` fares with the server, in a sentence; empty where it is not its own."""
+    left_out: Mapping[str, str]
+    """Why models are not served, by name, as `thresher serve` decided."""
     notes: tuple[str, ...]
     """What could not be found out, and why."""
 
@@ -79,12 +85,14 @@ class ServerStatus:
 
 
 class StatusReader:
-    """Asks a server again and again; certificates are read anew only where files changed.
+    """Asks a server again and again; certificates are read again only where files changed.
 
     Args:
         where: The server.
         repository: The repository that it reads; None where that is not on this machine.
         metrics_url: Where it exports metrics; None where that is not known.
+        state_dir: The state folder of `thresher serve`; None for a server of something else.
+        alias: The alias that a rollout moves, which is to name what serves.
 
     Raises:
         ConfigError: If an address is none.
@@ -96,6 +104,8 @@ class StatusReader:
         *,
         repository: ModelRepository | None = None,
         metrics_url: str | None = None,
+        state_dir: Path | None = None,
+        alias: str = "champion",
     ) -> None:
         self._where = as_connection(where)
         self._repository = repository
@@ -104,6 +114,8 @@ class StatusReader:
                 f'"{metrics_url}" is no address of metrics; expected http://HOST:PORT/metrics'
             )
         self._metrics_url = metrics_url
+        self._state_dir = state_dir
+        self._alias = alias
         self._proofs: dict[tuple[str, int], tuple[int, str]] = {}
 
     def read(self, aliases: Mapping[str, Mapping[str, int]] | None = None) -> ServerStatus:
@@ -117,39 +129,41 @@ class StatusReader:
         """
         with self._where.open() as client:
             with control.translated(self._where, client):
-                told = client.get_server_metadata(client_timeout=10)
+                found = client.get_server_metadata(client_timeout=10)
             states = control.model_states(self._where, client)
             shown = [
                 state
                 for state in states
                 if not state.name.startswith(".") and (state.is_ready or state.reason != "unloaded")
             ]
-            figures, notes = self._statistics(client)
-            canaries = {
-                name: canary
-                for name in {state.name for state in shown}
-                if (canary := find_canary(name, self._where, client)) is not None
-            }
+            counts, notes = self._counts(client)
         metrics = read_metrics(self._metrics_url) if self._metrics_url else {}
+        supervised = self._supervised()
+        counts, own = self._of_users(counts, supervised.health_texts)
+        aliases = aliases or {}
         serving: dict[str, int] = {}
         for state in shown:
             if state.is_ready and state.version is not None:
                 serving[state.name] = max(serving.get(state.name, 0), state.version)
         versions = [
-            self._version(state, serving, figures, metrics, aliases or {}) for state in shown
-        ]
-        versions += [
-            self._canary(name, canary, figures, metrics, aliases or {})
-            for name, canary in canaries.items()
+            VersionStatus(
+                model=state.name,
+                version=state.version,
+                state=state.state,
+                reason=state.reason,
+                serves=state.is_ready and serving.get(state.name) == state.version,
+                aliases=_aliases(aliases, state.name, state.version),
+                proof=self._proof(*key),
+                has_own_requests=state.is_ready and key in own,
+                **_figures(counts.get(key) if state.is_ready else None, metrics.get(key)),
+            )
+            for state in shown
+            for key in [(state.name, state.version or 0)]
         ]
         return ServerStatus(
             url=self._where.url,
-            server=f"{told.name} {told.version}",
-            versions=tuple(
-                sorted(
-                    versions, key=lambda e: (e.model, e.canary_share is not None, e.version or 0)
-                )
-            ),
+            server=f"{found.name} {found.version}",
+            versions=tuple(sorted(versions, key=lambda each: (each.model, each.version or 0))),
             published=self._published(),
             previous=self._previous(serving),
             rolling_out=tuple(
@@ -157,58 +171,69 @@ class StatusReader:
                 for state in states
                 if state.name.startswith(TWIN_PREFIX) and state.state in {"READY", "LOADING"}
             ),
+            warnings=tuple(self._disagreements(serving, aliases)),
+            supervisor=supervised.sentence,
+            left_out=supervised.left_out,
             notes=tuple(notes),
         )
 
-    def _statistics(self, client: Any) -> tuple[dict[tuple[str, int], Any], list[str]]:
+    def _counts(self, client: Any) -> tuple[dict[tuple[str, int], Counts], list[str]]:
         try:
-            with control.translated(self._where, client):
-                told = client.get_inference_statistics(client_timeout=10)
+            return counts_of(client, self._where), []
         except ServerError as error:
             return {}, [f"no figures: {error}"]
-        return {(each.name, int(each.version)): each for each in told.model_stats}, []
 
-    def _version(
-        self,
-        state: control.ModelState,
-        serving: Mapping[str, int],
-        figures: Mapping[tuple[str, int], Any],
-        metrics: Metrics,
-        aliases: Mapping[str, Mapping[str, int]],
-    ) -> VersionStatus:
-        key = state.name, state.version or 0
-        return VersionStatus(
-            model=state.name,
-            version=state.version,
-            state=state.state,
-            reason=state.reason,
-            serves=state.is_ready and serving.get(state.name) == state.version,
-            canary_share=None,
-            aliases=_aliases(aliases, state.name, state.version),
-            proof=self._proof(*key),
-            **_figures(figures.get(key) if state.is_ready else None, metrics.get(key)),
-        )
+    def _of_users(
+        self, counts: Mapping[tuple[str, int], Counts], health_texts: Mapping[str, int]
+    ) -> tuple[dict[tuple[str, int], Counts], set[tuple[str, int]]]:
+        """Return users' part of the counts, and the versions of which it is not known."""
+        noted = {} if self._repository is None else own_requests(self._repository.root, self._where)
+        users, unknown = {}, set()
+        for (name, version), total in counts.items():
+            own = noted.get((name, version))
+            if own is None or not total.includes(own):  # something else has loaded it since
+                unknown.add((name, version))
+                own = Counts()
+            users[name, version] = (total - own).without(health_texts.get(name, 0))
+        return users, unknown
 
-    def _canary(
-        self,
-        name: str,
-        canary: Canary,
-        figures: Mapping[tuple[str, int], Any],
-        metrics: Metrics,
-        aliases: Mapping[str, Mapping[str, int]],
-    ) -> VersionStatus:
-        key = canary_of(name), canary.version
-        return VersionStatus(
-            model=name,
-            version=canary.version,
-            state="READY",
-            reason="",
-            serves=False,
-            canary_share=canary.share,
-            aliases=_aliases(aliases, name, canary.version),
-            proof=self._proof(name, canary.version),
-            **_figures(figures.get(key), metrics.get(key)),
-        )
+    def _supervised(self) -> Supervised:
+        return Supervised() if self._state_dir is None else supervised(self._state_dir)
+
+    def _disagreements(
+        self, serving: Mapping[str, int], aliases: Mapping[str, Mapping[str, int]]
+    ) -> list[str]:
+        """Return where config.pbtxt and the alias name another version than the one that answers.
+
+        A companion such as `NAME.text` has no alias, and moves with its model.
+        """
+        found = []
+        for name, version in serving.items():
+            named = self._named(name)
+            if named and max(named) != version:
+                found.append(
+                    f"{name}: version {version} answers, and its config.pbtxt names version "
+                    f"{max(named)}, which serves after the next start of the server. Run: "
+                    f"thresher rollout {name}/{version} to keep version {version}, or "
+                    f"thresher rollout {name}/{max(named)}"
+                )
+            alias = aliases.get(name, {}).get(self._alias)
+            if alias not in {None, version}:
+                found.append(
+                    f"{name}: version {version} answers, and {name}@{self._alias} in MLflow is "
+                    f"version {alias}. Run: thresher rollout {name}/{version} to move the alias, "
+                    f"or thresher rollout {name}@{self._alias}"
+                )
+        return found
+
+    def _named(self, name: str) -> list[int]:
+        """Return the versions that a model's config.pbtxt serves; none where it cannot be read."""
+        if self._repository is None:
+            return []
+        try:
+            return self._repository.served_versions(name)
+        except ThresherError:  # a model of another folder; `thresher repository` says what is wrong
+            return []
 
     def _proof(self, name: str, version: int) -> str:
         """Return whether a version's files are those of its certificate."""
@@ -265,23 +290,20 @@ def _aliases(
     return tuple(sorted(a for a, named in aliases.get(name, {}).items() if named == version))
 
 
-def _figures(told: Any, metrics: VersionMetrics | None) -> dict[str, Any]:
-    """Return what Triton's statistics and metrics tell of a version, by `VersionStatus`'s names."""
+def _figures(counts: Counts | None, metrics: VersionMetrics | None) -> dict[str, Any]:
+    """Return what statistics and metrics say of a version, by `VersionStatus`'s names."""
     metrics = metrics or VersionMetrics()
-    stats = told.inference_stats if told else None
+    counts, is_known = counts or Counts(), counts is not None
     return {
-        "requests": stats.success.count if stats else None,
-        "failures": stats.fail.count if stats else None,
-        "mean_ms": _mean_ms(stats.success) if stats else None,
-        "percentiles_ms": metrics.percentiles_ms or None,
-        "queue_ms": _mean_ms(stats.queue) if stats else None,
-        "batch_size": told.inference_count / told.execution_count
-        if told and told.execution_count
-        else None,
+        "requests": counts.requests if is_known else None,
+        "failures": counts.failures if is_known else None,
+        "mean_ms": _mean(counts.total_ns / 1e6, counts.requests),
+        "queue_ms": _mean(counts.queue_ns / 1e6, counts.queued if counts.requests else 0),
+        "batch_size": _mean(counts.rows, counts.executions if counts.requests else 0),
         "rows": metrics.rows or None,
         "positive_rates": metrics.positive_rates,
     }
 
 
-def _mean_ms(statistic: Any) -> float | None:
-    return statistic.ns / statistic.count / 1e6 if statistic.count else None
+def _mean(total: float, number: int) -> float | None:
+    return total / number if number else None

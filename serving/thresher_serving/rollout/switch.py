@@ -21,8 +21,9 @@ from thresher.errors import ServerError, ThresherError
 from thresher.repository import ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection
+from thresher_serving.own_requests import counted_as_own, requests_begin
 from thresher_serving.rollout.companions import leave_companions, serve_companions
-from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout.configuration import naming, serving_config
 from thresher_serving.rollout.golden_rows import GoldenRows
 from thresher_serving.rollout.plan import Alias, Progress
 
@@ -34,7 +35,7 @@ _QUEUED_S = 3.0
 
 @dataclass(kw_only=True)
 class Switch:
-    """One model's way from what serves to a version that was checked beside it."""
+    """One model's way from what serves to a version that was checked."""
 
     repository: ModelRepository
     name: str
@@ -74,7 +75,7 @@ class Switch:
             self._make_live(config)
             if golden is not None:
                 self.progress("Comparing the golden rows once more, as unversioned requests")
-                agreement = golden.compare(self.where, self.client, versioned=False)
+                agreement = self._compare(golden)
             self._move_companions()
             if alias is not None and self._move_alias(alias, must=alias_must_move):
                 undo.append(lambda: _tried(alias.move_back, "the alias could not be moved back"))
@@ -83,8 +84,7 @@ class Switch:
             if named:
                 undo.append(lambda: self._write_back(named))
             self.repository.serve_versions(self.name, [self.version])
-            self._load()
-            self._check_serving()
+            self._load(self.repository.read_config(self.name))
         except BaseException as error:
             problems = [problem for step in reversed(undo) for problem in step()]
             if not isinstance(error, ThresherError):
@@ -104,7 +104,7 @@ class Switch:
         self.progress(f"{self.name}/{self.version} serves already; comparing its golden rows")
         agreement = None
         if golden is not None:
-            agreement = golden.compare(self.where, self.client, versioned=False)
+            agreement = self._compare(golden)
         self._move_companions()
         if alias is not None:
             self._move_alias(alias, must=alias_must_move)
@@ -115,7 +115,7 @@ class Switch:
         is_higher = bool(old) and version > max(old)
         if is_higher or (old and self.repository.companions(name)):
             then = "; unversioned requests get it when it is ready" if is_higher else ""
-            self.progress(f"Loading {name}/{version}{then or f' beside version {listed(old)}'}")
+            self.progress(f"Loading {name}/{version}{then or f' next to version {listed(old)}'}")
             try:
                 self._load_both()
                 self.is_side_by_side = True
@@ -130,18 +130,23 @@ class Switch:
         if self.is_side_by_side and not is_higher:
             self._move_companions()
         if not (self.is_side_by_side and is_higher):
-            beside = f"; version {listed(old)} answers until it is ready" if old else ""
-            self.progress(f"Loading {name}/{version}{beside}")
-            self._load(as_json(config, versions=[version]))
+            meanwhile = f"; version {listed(old)} answers until it is ready" if old else ""
+            self.progress(f"Loading {name}/{version}{meanwhile}")
+            self._load(naming(config, [version]))
             self.is_side_by_side = False
         self.is_live, self.live_at = True, time.monotonic()
-        self._check_serving()
+        requests_begin(self.repository.root, self.where, name, version)
+
+    def _compare(self, golden: GoldenRows) -> Agreement:
+        key = self.name, self.version
+        with counted_as_own(self.repository.root, self.where, key, golden.num_requests):
+            return golden.compare(self.where, self.client, versioned=False)
 
     def _load_both(self) -> None:
         """Have both versions loaded; unversioned requests get the higher number."""
         versions = [*self.old, self.version]
         config = serving_config(self.repository, self.name, max(versions))
-        self._load(as_json(config, versions=versions))
+        self._load(naming(config, versions))
 
     def _move_companions(self) -> None:
         companions = self.repository.companions(self.name)
@@ -157,20 +162,12 @@ class Switch:
             self.repository, self.name, version, self.where, timeout_s=self.timeout_s
         )
 
-    def _load(self, config: str | None = None, *, timeout_s: float | None = None) -> None:
+    def _load(self, config: Any, *, timeout_s: float | None = None) -> None:
         limit = self.timeout_s if timeout_s is None else timeout_s
         control.load_model(self.where, self.name, timeout_s=limit, config=config)
 
     def _ready(self) -> list[int]:
         return sorted(control.served(self.where, self.client).get(self.name, []))
-
-    def _check_serving(self) -> None:
-        ready = self._ready()
-        if not ready or max(ready) != self.version:
-            raise ServerError(
-                f"{self.where.url}: version {self.version} of {self.name} was loaded, and version "
-                f"{listed(ready)} serves"
-            )
 
     def _move_alias(self, alias: Alias, *, must: bool) -> bool:
         self.progress(f"Moving {alias} to version {self.version}")
@@ -194,7 +191,7 @@ class Switch:
 
     def _serve_old(self, config: Any) -> list[str]:
         """Let the server serve what it served before; return what could not be done."""
-        what = "the server could not be told to go back"
+        what = "the server could not be made to go back"
         if not self.old:
             return _tried(self._unload, what)
         self.progress(f"Going back to version {listed(self.old)}")
@@ -209,14 +206,14 @@ class Switch:
                 self._load_both()
             self._serve_companions(max(self.old))
 
-        return _tried(go_back, f"the companions of {self.name} could not be told to go back")
+        return _tried(go_back, f"the companions of {self.name} could not be made to go back")
 
     def _serve_old_alone(self, config: Any, what: str) -> list[str]:
         own = serving_config(self.repository, self.name, max(self.old))
-        back = as_json(own, versions=self.old)
+        back = naming(own, self.old)
         if self.is_live:
             if self.is_side_by_side:  # takes no time, as it loads nothing
-                at_once = as_json(config, versions=self.old)
+                at_once = naming(config, self.old)
                 _tried(lambda: self._load(at_once), what)
             return _tried(lambda: self._load(back), what)
         try:
@@ -250,7 +247,7 @@ class Switch:
         if problems:
             named = listed(self.repository.served_versions(self.name))
             stays = (
-                f"when the server is started anew, it serves version {named}, which config.pbtxt "
+                f"when the server is started again, it serves version {named}, which config.pbtxt "
                 f"names ({'; '.join(problems)})"
             )
         return type(error)(

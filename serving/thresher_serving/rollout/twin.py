@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from thresher.errors import PublishError, ServerError, ThresherError
 from thresher.repository import CONFIG_FILE, ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection
-from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout.configuration import naming, serving_config
 
-__all__ = ["TWIN_PREFIX", "load_once", "loaded_twin"]
+__all__ = ["TWIN_PREFIX", "loaded_twin"]
 
 TWIN_PREFIX = ".rollout."
 """No model's name begins with a dot, so a twin's is never another model's."""
@@ -37,7 +37,7 @@ def loaded_twin(
     *,
     timeout_s: float,
 ) -> Iterator[str]:
-    """Yield the name under which a version is loaded beside the model; then it is gone again.
+    """Yield the name under which a version is loaded next to the model, until the block ends.
 
     One copy is loaded however many are to serve: the golden rows alone ask it.
 
@@ -60,70 +60,22 @@ def loaded_twin(
             config = serving_config(repository, name, version)
             for group in config.instance_group:
                 group.count = 1
-            _load(twin, repository, config, version, where, timeout_s=timeout_s)
+            if not any(state.name == twin for state in control.model_states(where)):
+                raise ServerError(
+                    f"the Triton server at {where.url} does not see {repository.root / twin}: it "
+                    "reads another model repository. Give the one that it reads with --repository"
+                )
+            config = naming(config, [version], name=twin)
+            control.load_model(where, twin, timeout_s=timeout_s, config=config)
             yield twin
         finally:
             _unload(twin, where, client)
 
 
-def load_once(
-    other: str,
-    repository: ModelRepository,
-    name: str,
-    version: int,
-    where: Connection,
-    *,
-    timeout_s: float,
-    parameters: Mapping[str, str],
-) -> None:
-    """Load a version under another name, until it is unloaded or the server ends.
-
-    Nothing is left of it on the disk: a server that loads all that it finds when it starts would
-    take it for a model without a configuration, and might not start. Triton's list of models leaves
-    it out therefore; it answers all the same.
-
-    Args:
-        other: The name; what is loaded under it answers until this is ready.
-        repository: The repository that the server reads.
-        name: The model.
-        version: The version, published.
-        where: The server.
-        timeout_s: How long the load may take.
-        parameters: What its configuration is to say besides.
-
-    Raises:
-        ServerError: If the version cannot be loaded, or does not load in time.
-        PublishError: If the disk refuses the folder.
-    """
-    config = serving_config(repository, name, version)
-    for key, value in parameters.items():
-        config.parameters[key].string_value = value
-    with _folder(repository.root, name, version, other):
-        _load(other, repository, config, version, where, timeout_s=timeout_s)
-
-
-def _load(
-    other: str,
-    repository: ModelRepository,
-    config: Any,
-    version: int,
-    where: Connection,
-    *,
-    timeout_s: float,
-) -> None:
-    if not any(state.name == other for state in control.model_states(where)):
-        raise ServerError(
-            f"the Triton server at {where.url} does not see {repository.root / other}: it reads "
-            "another model repository. Give the one that it reads with --repository"
-        )
-    text = as_json(config, versions=[version], name=other)
-    control.load_model(where, other, timeout_s=timeout_s, config=text)
-
-
 @contextlib.contextmanager
-def _folder(root: Path, name: str, version: int, other: str) -> Iterator[None]:
-    """Have a folder that holds one version and what lies beside the versions; then it is gone."""
-    folder = root / other
+def _folder(root: Path, name: str, version: int, twin: str) -> Iterator[None]:
+    """Keep a folder that holds one version and the model's other files, until the block ends."""
+    folder = root / twin
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
         _link(root / name, folder, version)
@@ -135,7 +87,7 @@ def _folder(root: Path, name: str, version: int, other: str) -> Iterator[None]:
 
 
 def _link(model: Path, twin: Path, version: int) -> None:
-    """Make the twin's folder: one version, and what lies beside the versions."""
+    """Make the twin's folder: one version, and the model's other files."""
     twin.mkdir()
     for path in model.iterdir():
         is_version = path.is_dir() and path.name.isdecimal()

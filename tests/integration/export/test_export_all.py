@@ -21,8 +21,9 @@ from thresher import Decision
 from thresher.cli import main
 from thresher.errors import ConfigError, NotFoundError
 from thresher.repository import ModelRepository
+from thresher.served_state import served_record
 from thresher_export import ExportOptions, export_version
-from thresher_export.jobs import is_published, select_versions
+from thresher_export.jobs import JobOptions, is_published, run_job, select_versions
 from thresher_export.jobs.select import without_published
 
 pytestmark = pytest.mark.slow
@@ -230,6 +231,33 @@ def test_of_several_versions_the_highest_serves_in_the_end(folder: Path, tmp_pat
     assert left(one, two) == [2], "and does now"
     assert left(one) == []
     assert left(two) == [], "a version that somebody rolled back from stays so"
+    served_record(repository.root, "many").write_text('{"serving": 1}')
+    assert left(one, two) == [], "a rollback put the lower one into service"
+
+
+def test_a_rollback_during_a_job_stays(folder: Path, tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path / "models")
+    for version in select_versions(filter_string="name = 'many'")[:2]:
+        export_version(version.uri, repository=repository)
+    assert repository.served_versions("many") == [2]
+
+    def roll_back(event: str, **_: Any) -> None:
+        if event == "version_started":
+            repository.serve_versions("many", [1])
+
+    wanted = JobOptions(
+        repository=repository.root, logs=tmp_path / "logs", filter_string="name = 'many'"
+    )
+    report = run_job(wanted, roll_back)
+    assert repository.versions("many") == [1, 2, 3]
+    assert repository.served_versions("many") == [1]
+    (done,) = (o for o in report.outcomes if o.status != "skipped")
+    assert (done.version, done.status) == (3, "published")
+    assert done.reason.startswith(
+        "many/3 is published and does not serve: version 1 was put into service while the export"
+    )
+    assert "thresher rollout many/3" in done.reason
+    assert done.reason in report.to_markdown()
 
 
 def started_job(folder: Path, models: str, *options: str) -> tuple[subprocess.Popen[str], int]:

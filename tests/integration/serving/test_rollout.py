@@ -153,7 +153,7 @@ def test_rollbacks_go_back_step_by_step_and_never_forth(
             [version],
         )
     assert registry.moves == [2, 1]
-    with pytest.raises(NotFoundError, match=rf"{name}/VERSION\. Published besides: {name}/2, "):
+    with pytest.raises(NotFoundError, match=rf"{name}/VERSION\. Also published: {name}/2, "):
         roll_back(repository, name, url)
     assert answer(server, name)[0] == 1
 
@@ -350,7 +350,7 @@ def test_a_server_that_is_not_there_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param("beside", marks=pytest.mark.slow),
+        pytest.param("next to", marks=pytest.mark.slow),
         pytest.param("unversioned requests get it", marks=pytest.mark.slow),
         "Writing",
     ],

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from support.mlflow_server import free_port
-from support.triton import triton
 from support.versions import ROWS, publish_version
 from thresher.cli.rollout import rollback, rollout
 from thresher.cli.status import status
@@ -77,7 +71,7 @@ def test_a_rollout_and_a_rollback_move_the_alias_and_show_their_steps(
     for step in (
         "Asking MLflow which version weather@candidate is",
         "Checking the certificate of weather/2",
-        "Loading weather/2 beside version 1",
+        "Loading weather/2 next to version 1",
         "Comparing 4 golden rows",
         "Moving weather@champion in MLflow to version 2",
         "Writing config.pbtxt, unloading version 1",
@@ -143,79 +137,4 @@ def test_status_shows_requests_failures_and_what_is_wrong(
     picture = run(status).stdout
     assert "Protobuf parsing failed" in picture
     assert "WRONG" in picture
-    assert "means alone: percentiles need thresher serve --percentiles" in picture
     assert [line for line in picture.splitlines() if "changed" in line and "serves" in line]
-
-
-def test_a_canary_is_started_shown_and_ended_by_commands(
-    home: Path, running: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    labels = ["rain", "fog", "snow", "hail"]
-    for version, threshold in ((1, 0.5), (2, 0.999)):
-        publish_version(home / "models", "tried", version, thresholds=threshold, labels=labels)
-    running.load_model("tried")
-    done = run(rollout, "tried/2", "--canary", "50%")
-    assert done.exit_code == 0, done.output
-    assert f"tried version 2 is a canary on {running.grpc_url}: 50% of the calls" in done.stdout
-    assert "all others version 1 (4 golden rows, 16 decisions, 0 flips)" in done.stdout
-    assert "thresher rollout tried/2\n" in done.stderr
-    assert "thresher rollback tried\n" in done.stderr
-    rows = np.float32([[3, 3, 3, -3]])
-    with Client(running.grpc_url) as client:
-        got = Counter(client.predict("tried", rows).model_version for _ in range(80))
-
-    def read() -> dict[int, dict[str, Any]]:
-        found = json.loads(run(status, "--json").stdout)["versions"]
-        return {each["version"]: each for each in found if each["model"] == "tried"}
-
-    end = time.monotonic() + 40  # counts are told every two seconds
-    while (told := read())[1]["rows"] != got[1] or (told[2]["rows"] or 0) < got[2]:
-        assert time.monotonic() < end, told
-        time.sleep(0.2)
-    assert (told[1]["serves"], told[1]["canary_share"]) == (True, None)
-    assert (told[2]["serves"], told[2]["canary_share"]) == (False, 0.5)
-    assert told[2]["requests"] >= got[2]
-    assert told[2]["failures"] == 0
-    assert told[1]["positive_rates"] == {"rain": 1, "fog": 1, "snow": 1, "hail": 0}
-    assert max(told[2]["positive_rates"].values()) < 0.2, "of its golden rows alone"
-    picture = run(status).stdout
-    assert "canary 50%" in picture
-    assert f"tried/1, yes in {got[1]} rows: fog 100.0%, rain 100.0%, snow 100.0%" in picture
-    assert "(what serves, in brackets): fog 0.0% (100.0%)" in picture
-    assert "hail" in run(status, "--labels").stdout
-
-    ended = run(rollback, "tried", "--json")
-    assert json.loads(ended.stdout) == {
-        "name": "tried",
-        "version": 2,
-        "serving": 1,
-        "server": running.grpc_url,
-    }
-    assert set(read()) == {1}
-
-
-@pytest.mark.parametrize("share", ["0", "100%", "1.5", "-10%", "many", "nan"])
-def test_what_is_no_share_is_a_usage_error(share: str) -> None:
-    refused = run(rollout, "weather/2", f"--canary={share}")
-    assert refused.exit_code == 2
-    assert "expected one such as 10% or 0.1" in refused.output
-
-
-def test_status_shows_percentiles_where_the_server_exports_them(
-    runtime: Runtime, tmp_path: Path
-) -> None:
-    publish_version(tmp_path / "models", "m", 1)
-    port = free_port()
-    options = ["--allow-metrics=true", "--metrics-config=summary_latencies=true"]
-    options += [f"--metrics-port={port}", "--metrics-address=127.0.0.1"]
-    with triton(runtime, tmp_path / "models", ["m"], *options, log=tmp_path / "log") as server:
-        with Client(server.grpc_url) as client:
-            for _ in range(20):
-                client.predict("m", ROWS)
-        where = ["--server", server.grpc_url, "--metrics", f"http://127.0.0.1:{port}/metrics"]
-        (shown,) = json.loads(run(status, *where, "--json").stdout)["versions"]
-        percentiles = shown["percentiles_ms"]
-        assert 0 < percentiles["0.5"] <= percentiles["0.99"]
-        assert "p99" in run(status, *where).stdout
-        assert shown["proof"] == "", "another folder is the repository"

@@ -59,7 +59,7 @@ def swap_under_load(runtime: Runtime, folder: Path, num_swaps: int) -> dict[str,
     assert not seen.failed, seen.failed[:5]
     assert not seen.wrong, seen.wrong[:5]
     assert set(seen.by_version()) == set(decisions), "every version answered while it served"
-    assert set(seen.by_kind()) == {"grpc", "http", "ours", "ours over http"}
+    assert set(seen.by_kind()) == {"grpc", "http", "ours"}
     return {
         "swaps": kinds,
         "answers": seen.num_answers,

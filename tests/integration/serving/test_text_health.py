@@ -17,11 +17,13 @@ pytest.importorskip("tokenizers", reason="pip install tokenizers")
 
 from support.text_models import publish_text_model
 from thresher.errors import ServerError
+from thresher.repository import ModelRepository
 from thresher_serving import Client, Runtime
 from thresher_serving.embedded.background import serve_in_background
 from thresher_serving.embedded.launch import PORT_OPTIONS, ServeOptions
 from thresher_serving.embedded.server import server_state, stop_server
 from thresher_serving.embedded.state import ServerState
+from thresher_serving.rollout import StatusReader, roll_out
 
 
 @pytest.fixture
@@ -120,3 +122,29 @@ def test_texts_sent_are_counted_and_a_model_that_answers_is_left_alone(
     np.testing.assert_array_equal(got, expected)
     assert process_of(served, "emotions.text").pid == before
     assert "it is loaded again" not in (tmp_path / "state/server.log").read_text()
+
+
+def test_status_shows_the_texts_of_users_alone(served: ServerState, tmp_path: Path) -> None:
+    assert served.server is not None
+    url, state_dir = served.server.grpc_url, tmp_path / "state"
+    repository = ModelRepository(tmp_path / "models")
+    reader = StatusReader(url, repository=repository, state_dir=state_dir)
+
+    def requests() -> dict[str, tuple[int | None, int | None]]:
+        return {each.model: (each.version, each.requests) for each in reader.read().versions}
+
+    def sent() -> int:
+        found = server_state(state_dir)
+        return 0 if found is None else found.health_texts.get("emotions.text", 0)
+
+    assert answers(served)
+    wait_for(lambda: sent() >= 3, within_s=40)
+    assert requests() == {"emotions": (1, 1), "emotions.text": (1, 1)}
+    publish_text_model(repository.root, 2, golden=True)
+    before = sent()
+    roll_out(repository, "emotions", 2, url)
+    assert requests() == {"emotions": (2, 0), "emotions.text": (2, 0)}
+    wait_for(lambda: 0 < sent() < before, within_s=40)
+    assert answers(served)
+    wait_for(lambda: sent() >= 2, within_s=40)
+    assert requests() == {"emotions": (2, 1), "emotions.text": (2, 1)}

@@ -18,8 +18,8 @@ from thresher.cli.rollout import rollout
 from thresher.errors import ParityError, ServerError
 from thresher.repository import ModelRepository
 from thresher_serving import Runtime, control
-from thresher_serving.rollout import roll_back, roll_out, start_canary
-from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout import roll_back, roll_out
+from thresher_serving.rollout.configuration import naming, serving_config
 
 pytest.importorskip("tokenizers", reason="pip install tokenizers")
 
@@ -133,7 +133,7 @@ def test_texts_follow_a_rollout_a_rollback_and_one_that_fails_and_no_request_fai
         """Have somebody else load version 9 just then, so that another version answers."""
         if step.startswith("Comparing the golden rows once more"):
             loaded = [*served(server)[NAME], 9]
-            control.load_model(url, NAME, config=as_json(others, versions=loaded))
+            control.load_model(url, NAME, config=naming(others, loaded))
 
     with Load(server) as load:
         # a higher version's texts come after its second comparison, a lower one's before
@@ -178,8 +178,6 @@ def test_what_follows_a_model_is_not_rolled_out_itself(server: Triton, root: Pat
         roll_out(repository, f"{NAME}.text", 2, url)
     with pytest.raises(ServerError, match=refusal):
         roll_back(repository, f"{NAME}.text", url)
-    with pytest.raises(ServerError, match=refusal):
-        start_canary(repository, f"{NAME}.text", 2, url, share=0.5)
     where = ["--server", url, "--repository", str(root)]
     refused = CliRunner().invoke(rollout, [f"{NAME}.text/7", *where]).exception  # not published
     assert re.search(refusal, str(refused))

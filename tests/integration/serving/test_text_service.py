@@ -19,7 +19,7 @@ from thresher.errors import DataError, NotFoundError, ServerError
 from thresher.repository import ModelRepository
 from thresher_serving import AsyncClient, Client, Runtime, control
 from thresher_serving.rollout.companions import companions, serve_companions
-from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout.configuration import naming, serving_config
 
 pytest.importorskip("tokenizers", reason="pip install tokenizers")
 
@@ -225,7 +225,7 @@ def test_no_request_fails_while_versions_change_and_each_answer_is_of_one_versio
 
     def load(version: int, *versions: int) -> None:
         config = serving_config(repository, "emotions", version)
-        control.load_model(url, "emotions", config=as_json(config, versions=versions))
+        control.load_model(url, "emotions", config=naming(config, versions))
 
     def switch(version: int, old: int) -> None:
         load(max(version, old), version, old)  # both, until nobody asks for the old one

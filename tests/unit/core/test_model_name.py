@@ -72,7 +72,6 @@ def test_a_version_is_asked_for_where_one_is_needed() -> None:
         ["predict", "a/b/c", "x.npy"],
         ["rollout", "a/b/c"],
         ["rollback", "a/b/c"],
-        ["tune-serving", "a/b/c"],
         ["repository", "ls", "a/b/c"],
         ["repository", "verify", "a/b/c"],
     ],

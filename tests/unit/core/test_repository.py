@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import timeit
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from thresher import Decision
 from thresher.durable import FAULT_POINT, fault_point
 from thresher.errors import NotFoundError, PublishError
 from thresher.repository import ModelRepository, decision_key
+from thresher.served_state import ServedState, served_record
 
 DECISION = Decision(labels=["a", "new\nline"], thresholds=[0.5, 0.25])
 
@@ -259,3 +261,29 @@ def test_full_disk_or_forbidden_folder_is_one_clear_error(tmp_path: Path) -> Non
     (tmp_path / "r").write_text("in the way")
     with pytest.raises(PublishError, match="was not published"):
         publish(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "serving"),
+    [("nothing", 3), ("own version", 3), ("rollback", 1), ("record alone", 2)],
+)
+def test_a_version_chosen_before_a_rollback_does_not_undo_it(
+    tmp_path: Path, meanwhile: str, serving: int
+) -> None:
+    from support.versions import publish_version  # here: another test imports this file alone
+
+    repository = ModelRepository(tmp_path / "models")
+    for version in (1, 2):
+        publish_version(repository.root, "digits", version, serve=True)
+    ours = (4,) if meanwhile == "own version" else ()
+    since = replace(ServedState.of(repository, "digits"), ours=ours)
+    if meanwhile == "own version":
+        publish_version(repository.root, "digits", 4, serve=True)
+    elif meanwhile == "rollback":
+        repository.serve_versions("digits", [1])
+    elif meanwhile == "record alone":  # rolled out and back again
+        served_record(repository.root, "digits").write_text('{"serving": 2}')
+    publish_version(repository.root, "digits", 3, serve=True, since=since)
+    assert repository.served_versions("digits") == [serving]
+    assert 3 in repository.versions("digits")
+    assert ServedState.of(repository, "another") == ServedState()

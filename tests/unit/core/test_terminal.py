@@ -131,7 +131,6 @@ def test_status_shows_names_and_labels_as_text(capsys: pytest.CaptureFixture[str
         version=1,
         state="READY",
         serves=True,
-        canary_share=None,
         aliases=[HOSTILE],
         proof="ok",
         requests=1,
@@ -139,7 +138,7 @@ def test_status_shows_names_and_labels_as_text(capsys: pytest.CaptureFixture[str
         mean_ms=1.0,
         queue_ms=0.1,
         batch_size=1.0,
-        percentiles_ms=None,
+        has_own_requests=True,
         rows=2,
         positive_rates={HOSTILE: 0.5},
         reason=HOSTILE,
@@ -150,7 +149,10 @@ def test_status_shows_names_and_labels_as_text(capsys: pytest.CaptureFixture[str
         versions=[version],
         published={},
         previous={},
-        rolling_out=[],
+        rolling_out=[HOSTILE],
+        warnings=[HOSTILE],
+        supervisor=HOSTILE,
+        left_out={HOSTILE: HOSTILE},
         notes=[HOSTILE],
     )
     for every_label in (False, True):
@@ -158,7 +160,7 @@ def test_status_shows_names_and_labels_as_text(capsys: pytest.CaptureFixture[str
         made.print(status_table(found, width=300, every_label=every_label))
         shown = capsys.readouterr().out
         assert not controls(shown)
-        assert shown.count(SHOWN) >= 4
+        assert shown.count(SHOWN) >= 9
 
 
 def test_the_doctor_shows_findings_as_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,16 +1,13 @@
-"""What a rollout knows without a server: what served before, labels, percentiles."""
+"""What a rollout knows without a server: what served before, labels, whose requests count."""
 
 from __future__ import annotations
 
 import doctest
-import json
 import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from google.protobuf import json_format
-from tritonclient.grpc import model_config_pb2
 
 from support.versions import publish_version
 from thresher.cli.rollout import rollback, rollout
@@ -19,8 +16,8 @@ from thresher.cli.status import status
 from thresher.cli.tune import tune
 from thresher.errors import PublishError
 from thresher.repository import ModelRepository
-from thresher_serving.rollout import History, canary, label_change, metrics
-from thresher_serving.rollout.configuration import as_json, serving_config
+from thresher_serving.rollout import History, label_change, metrics
+from thresher_serving.rollout.configuration import naming, serving_config
 from thresher_serving.rollout.metrics import parse_metrics, read_metrics
 
 
@@ -84,44 +81,38 @@ def test_changes_of_labels_are_told(after: tuple[str, ...], said: str) -> None:
     assert label_change(("a", "b", "c"), after) == said
 
 
-def test_percentiles_and_counts_of_labels_are_read_from_metrics() -> None:
+def test_counts_of_labels_are_read_from_metrics() -> None:
     text = """
-# TYPE nv_inference_request_summary_us summary
-nv_inference_request_summary_us_count{model="m",version="2"} 7
-nv_inference_request_summary_us{model="m",version="2",quantile="0.5"} 1500
-nv_inference_request_summary_us{model="m",version="2",quantile="0.99"} 9000.5
-nv_inference_request_summary_us{model="idle",version="1",quantile="0.5"} Nan
 nv_inference_request_duration_us{model="m",version="2"} 130517
 thresher_label_rows_total{model="m",process="7",version="2"} 150
 thresher_label_rows_total{model="m",process="8",version="2"} 50
 thresher_label_positives_total{label="rain",model="m",process="7",version="2"} 30
 thresher_label_positives_total{label="rain",model="m",process="8",version="2"} 20
 thresher_label_positives_total{label="} \\"ice\\", {\\\\",model="m",version="2"} 1e+02
+thresher_label_rows_total{model="idle",version="1"} Nan
 thresher_label_rows_total{model="new",version="1"} 0
 thresher_label_positives_total{label="rain",model="new",version="1"} 0
 """
     found = parse_metrics(text)
-    assert found["m", 2].percentiles_ms == {0.5: 1.5, 0.99: 9.0005}
     assert found["m", 2].positive_rates == {"rain": 0.25, '} "ice", {\\': 0.5}
     assert found["new", 1].positive_rates is None, "nothing is counted yet"
     assert ("idle", 1) not in found
     assert read_metrics("http://127.0.0.1:1/metrics") == {}
     assert read_metrics("file:///etc/hostname") == {}
     assert doctest.testmod(metrics).failed == 0
-    assert doctest.testmod(canary).failed == 0
 
 
 def test_the_configuration_given_to_triton_is_the_one_that_will_be_on_disk(tmp_path: Path) -> None:
     for version in (1, 2):
         publish_version(tmp_path, "m", version, thresholds=version / 10, slow_load=version)
     repository = ModelRepository(tmp_path)
-    given = model_config_pb2.ModelConfig()
-    json_format.Parse(as_json(serving_config(repository, "m", 2), versions=[2]), given)
+    given = naming(serving_config(repository, "m", 2), [2])
     assert repository.served_versions("m") == [1]
     repository.serve_versions("m", [2])
     assert given == repository.read_config("m")
-    renamed = json.loads(as_json(given, versions=[1, 2], name=".rollout.m.2"))
-    assert renamed["name"] == ".rollout.m.2"
+    renamed = naming(given, [1, 2], name=".rollout.m.2")
+    assert renamed.name == ".rollout.m.2"
+    assert list(renamed.version_policy.specific.versions) == [1, 2]
     assert given.name == "m"
 
 

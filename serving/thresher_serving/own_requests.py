@@ -1,0 +1,214 @@
+"""Tells users' requests from those that a server made of itself and that we made of it.
+
+Triton counts all requests of a version since it was loaded: its warm-up, and the golden rows of a
+rollout. What was counted when a version went into service, and what a check added since, stands in
+a small file in the repository, which is shared by all who load versions and all who look; `status`
+subtracts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from thresher.errors import ServerError
+from thresher_serving import control
+from thresher_serving.connection import Connection, as_connection
+
+__all__ = ["Counts", "counted_as_own", "counts_of", "own_requests", "requests_begin"]
+
+_FILE = ".own-requests.json"
+_FORMAT = "thresher-own-requests/1"
+_LOCK_S = 5.0
+_MOST_SERVERS = 50
+"""The latest that are kept: a server on a free port has another address each time."""
+
+Key = tuple[str, int]
+"""A model's name and version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What Triton's statistics say of a version since it was loaded."""
+
+    requests: int = 0
+    failures: int = 0
+    total_ns: int = 0
+    """Time in the server, of all requests that succeeded."""
+    queue_ns: int = 0
+    """Time in which they waited, of all requests."""
+    queued: int = 0
+    """How many requests waited."""
+    rows: int = 0
+    executions: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*(max(0, a - b) for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def without(self, num_requests: int) -> Counts:
+        """Return these counts less some requests, each of the mean cost."""
+        if not num_requests or not self.requests:
+            return self
+        share = min(1.0, num_requests / self.requests)
+        return self - Counts(*(round(number * share) for number in astuple(self)))
+
+    def includes(self, other: Counts) -> bool:
+        """Return whether these can be later counts of the same load as the others."""
+        return all(a >= b for a, b in zip(astuple(self), astuple(other), strict=True))
+
+
+def counts_of(client: Any, where: Connection, name: str = "") -> dict[Key, Counts]:
+    """Return the counts of each version that is loaded.
+
+    Args:
+        client: A tritonclient gRPC client.
+        where: Its server.
+        name: A model; empty for all.
+
+    Raises:
+        ServerError: If the server does not answer, or does not tell.
+    """
+    with control.translated(where, client, model=name):
+        found = client.get_inference_statistics(name, client_timeout=10).model_stats
+    counts = {}
+    for each in found:
+        stats = each.inference_stats
+        counts[each.name, int(each.version)] = Counts(
+            requests=stats.success.count,
+            failures=stats.fail.count,
+            total_ns=stats.success.ns,
+            queue_ns=stats.queue.ns,
+            queued=stats.queue.count,
+            rows=each.inference_count,
+            executions=each.execution_count,
+        )
+    return counts
+
+
+def own_requests(root: Path, where: str | Connection) -> dict[Key, Counts]:
+    """Return what of a server's counts is not users', by model and version; nothing if unknown."""
+    entries = _read(root).get(_address(where), {})
+    return {
+        (name, int(version)): Counts(*numbers)
+        for key, numbers in entries.items()
+        for name, _, version in [key.rpartition("/")]
+    }
+
+
+def requests_begin(
+    root: Path,
+    where: str | Connection,
+    name: str = "",
+    version: int | None = None,
+    *,
+    if_new: bool = False,
+) -> None:
+    """Note that what was counted until now is not users': versions were just loaded.
+
+    A repository that cannot be written to, and a server that does not tell, change nothing.
+
+    Args:
+        root: The model repository.
+        where: The server.
+        name: The model that was loaded; empty for all that are.
+        version: The version; None for all that are loaded.
+        if_new: Whether versions that were noted since they were loaded stay as they are.
+    """
+    with contextlib.suppress(ServerError), control.connect(where) as client:
+        now = counts_of(client, as_connection(where))
+
+        def note(entries: dict[str, list[int]]) -> None:
+            for key in entries.keys() - {f"{n}/{v}" for n, v in now}:
+                del entries[key]
+            for (model, number), counts in now.items():
+                entry = f"{model}/{number}"
+                is_noted = entry in entries and counts.includes(Counts(*entries[entry]))
+                if name in {"", model} and version in {None, number} and not (if_new and is_noted):
+                    entries[entry] = list(astuple(counts))
+
+        _change(root, where, note)
+
+
+@contextlib.contextmanager
+def counted_as_own(
+    root: Path, where: str | Connection, key: Key, num_requests: int
+) -> Iterator[None]:
+    """Count the requests that are made within a block as ours.
+
+    Users' requests may be answered meanwhile: of the time that all of them took, ours get the
+    share of their number.
+
+    Args:
+        root: The model repository.
+        where: The server.
+        key: The model and the version that answers.
+        num_requests: How many requests are made.
+    """
+    connection = as_connection(where)
+    before = _counts(connection, key)
+    yield
+    after = _counts(connection, key)
+    if before is None or after is None or after.requests == before.requests:
+        return
+    added = after - before
+    ours = added - added.without(num_requests)
+
+    def add(entries: dict[str, list[int]]) -> None:
+        entry = f"{key[0]}/{key[1]}"
+        if entry in entries:
+            entries[entry] = list(astuple(Counts(*entries[entry]) + ours))
+
+    _change(root, where, add)
+
+
+def _counts(where: Connection, key: Key) -> Counts | None:
+    with contextlib.suppress(ServerError), where.open() as client:
+        return counts_of(client, where, key[0]).get(key)
+    return None
+
+
+def _address(where: str | Connection) -> str:
+    url = as_connection(where).url
+    host, _, port = url.rpartition("://")[2].rpartition(":")
+    return f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
+
+
+def _read(root: Path) -> dict[str, dict[str, list[int]]]:
+    try:
+        content = json.loads((root / _FILE).read_text(encoding="utf-8"))
+        servers: Mapping[str, Mapping[str, list[int]]] = content["servers"]
+        if content["format"] != _FORMAT:
+            return {}
+        return {
+            server: {key: [int(n) for n in numbers] for key, numbers in entries.items()}
+            for server, entries in servers.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}  # figures alone hang on it: it is written again at the next load
+
+
+def _change(
+    root: Path, where: str | Connection, change: Callable[[dict[str, list[int]]], None]
+) -> None:
+    """Change a server's entries in the file, where the disk takes it."""
+    with (
+        contextlib.suppress(OSError, filelock.Timeout),
+        filelock.FileLock(root / f"{_FILE}.lock", timeout=_LOCK_S),
+    ):
+        servers, address = _read(root), _address(where)
+        entries = servers.pop(address, {})
+        change(entries)
+        servers[address] = entries
+        latest = dict(list(servers.items())[-_MOST_SERVERS:])
+        path = root / f"{_FILE}.new"
+        path.write_text(json.dumps({"format": _FORMAT, "servers": latest}), encoding="utf-8")
+        path.replace(root / _FILE)
