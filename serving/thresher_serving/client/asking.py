@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from thresher.errors import ServerError
-from thresher_serving.client.canary import is_canary
 from thresher_serving.client.failures import CallFailure, explained
 from thresher_serving.client.pace import Pace
 from thresher_serving.client.retries import Deadline, Endpoints, Retries
-from thresher_serving.client.transport import Transport
+from thresher_serving.client.server import Server
 
 __all__ = ["Asking"]
 
@@ -28,14 +28,14 @@ class Asking:
         retries: When to ask again.
     """
 
-    def __init__(self, servers: Sequence[Transport], *, pace: Pace, retries: Retries) -> None:
+    def __init__(self, servers: Sequence[Server], *, pace: Pace, retries: Retries) -> None:
         self.servers = Endpoints(servers)
         self._pace = pace
         self._retries = retries
 
     async def ask(
         self,
-        call: Callable[[Transport, float], Awaitable[T]],
+        call: Callable[[Server, float], Awaitable[T]],
         deadline: Deadline,
         model: str,
         version: str,
@@ -45,7 +45,7 @@ class Asking:
         Where another server is at hand, one attempt may take no more than its share of the time
         that is left: a server that hangs must not use it up.
         """
-        failures = 0
+        failures, start = 0, time.monotonic()
         while True:
             server = self.servers.current
             left_s = deadline.left_s
@@ -55,14 +55,20 @@ class Asking:
             try:
                 return await call(server, left_s / (1 + self.servers.others))
             except CallFailure as failure:
-                if is_canary(model):  # what serves is asked next, so once is enough
-                    raise explained(failure, server.url, model=model, version=version) from None
                 failures += 1
+                if failure.is_transient or failure.is_late:
+                    server.failures += 1
                 moves_on = failure.is_transient or failure.is_late or failure.is_broken_model
                 has_other = moves_on and self.servers.failed(server)
                 pause_s = 0.0 if has_other else self._retries.pause_s(failures)
+                lasts_s = time.monotonic() - start + pause_s
+                restarts = failure.is_outage and server.has_answered
                 goes_on = has_other or (
-                    failure.is_transient and failures < self._retries.attempts * len(self.servers)
+                    failure.is_transient
+                    and (
+                        failures < self._retries.attempts * len(self.servers)
+                        or (restarts and lasts_s < self._retries.outage_s)
+                    )
                 )
                 if not goes_on or pause_s >= deadline.left_s:
                     ready = await self._ready(server, deadline) if failure.is_unknown else None
@@ -71,7 +77,7 @@ class Asking:
                     ) from None
             await self._pace.sleep(pause_s)
 
-    async def _ready(self, server: Transport, deadline: Deadline) -> dict[str, list[int]] | None:
+    async def _ready(self, server: Server, deadline: Deadline) -> dict[str, list[int]] | None:
         """Return the versions that are ready, by model; None where the server does not tell."""
         ready: dict[str, list[int]] = {}
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,16 @@ import numpy.typing as npt
 from thresher.errors import DataError
 from thresher_serving.client.metadata import ModelMetadata
 
-__all__ = ["checked_outputs", "cut", "empty", "join", "output_bytes"]
+__all__ = ["checked_outputs", "cut", "empty", "join"]
 
 Array = npt.NDArray[Any]
 
+_MAX_PART_BYTES = 2**30
+"""A message of gRPC holds less than 2 GiB."""
+
 
 def cut(arrays: Mapping[str, Array], max_batch_size: int) -> list[dict[str, Array]]:
-    """Return the rows in parts of at most ``max_batch_size``; views, no copies.
+    """Return the rows in parts of at most ``max_batch_size``, and 1 GiB; views, no copies.
 
     Args:
         arrays: Inputs by name, all [N, ...] with the same N of at least 1.
@@ -31,9 +33,11 @@ def cut(arrays: Mapping[str, Array], max_batch_size: int) -> list[dict[str, Arra
     if not max_batch_size:
         return [dict(arrays)]
     rows = len(next(iter(arrays.values())))
+    row_bytes = sum(array[:1].nbytes for array in arrays.values())
+    size = min(max_batch_size, max(1, _MAX_PART_BYTES // max(1, row_bytes)))
     return [
-        {name: array[start : start + max_batch_size] for name, array in arrays.items()}
-        for start in range(0, rows, max_batch_size)
+        {name: array[start : start + size] for name, array in arrays.items()}
+        for start in range(0, rows, size)
     ]
 
 
@@ -59,25 +63,6 @@ def empty(model: ModelMetadata, outputs: Sequence[str]) -> dict[str, Array]:
     return arrays
 
 
-def output_bytes(
-    model: ModelMetadata, outputs: Sequence[str], inputs: Mapping[str, Array]
-) -> dict[str, int]:
-    """Return how many bytes each output of a request takes, where the metadata tells.
-
-    Args:
-        model: The model's description.
-        outputs: What is asked for.
-        inputs: What is sent, [N, ...] each where the model has a batch axis.
-    """
-    rows = len(next(iter(inputs.values()))) if model.max_batch_size else 1
-    tensors = [model.outputs[name] for name in outputs]
-    return {
-        tensor.name: rows * math.prod(tensor.shape) * tensor.dtype.itemsize
-        for tensor in tensors
-        if -1 not in tensor.shape and tensor.datatype not in {"BYTES", "BF16"}
-    }
-
-
 def checked_outputs(model: ModelMetadata, outputs: Sequence[str]) -> list[str]:
     """Return the outputs to ask for, each once, proven to suffice for a `Prediction`.
 
@@ -94,7 +79,7 @@ def checked_outputs(model: ModelMetadata, outputs: Sequence[str]) -> list[str]:
         )
     if "labels" not in outputs and model.decision is None:
         raise DataError(
-            f"model {model.name} tells no thresholds, so labels cannot be computed here; "
-            'ask for the output "labels" too'
+            f"model {model.name} has no thresholds in its configuration to compute labels "
+            'with; ask for the output "labels" too'
         )
     return list(dict.fromkeys(outputs))

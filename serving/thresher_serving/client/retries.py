@@ -40,12 +40,16 @@ class Retries:
     cap_s: float = 2.0
     """The longest pause of all, in seconds."""
 
+    outage_s: float = 10.0
+    """How long a server that has answered before, and cannot be reached, is asked again, however
+    many attempts that takes: it may be restarting."""
+
     def __post_init__(self) -> None:
-        are_pauses = all(0 <= pause_s < math.inf for pause_s in (self.base_s, self.cap_s))
-        if not self.attempts >= 1 or not are_pauses:
+        seconds = self.base_s, self.cap_s, self.outage_s
+        if not self.attempts >= 1 or not all(0 <= each < math.inf for each in seconds):
             raise ConfigError(
                 f"retries: attempts is {self.attempts}, base_s {self.base_s:g}, cap_s "
-                f"{self.cap_s:g}; expected at least 1, 0 and 0"
+                f"{self.cap_s:g}, outage_s {self.outage_s:g}; expected at least 1, 0, 0 and 0"
             )
 
     def pause_s(self, failures: int) -> float:
@@ -66,10 +70,6 @@ class Deadline:
 
     def __init__(self, timeout_s: float) -> None:
         self._end = time.monotonic() + checked_timeout(timeout_s)
-
-    def half(self) -> Deadline:
-        """Return one that is over after half of the time that is left."""
-        return Deadline(max(self.left_s / 2, 1e-9))
 
     @property
     def left_s(self) -> float:

@@ -99,7 +99,7 @@ class StatusReader:
     ) -> None:
         self._where = as_connection(where)
         self._repository = repository
-        if metrics_url is not None and not Connection(url=metrics_url).is_http:
+        if metrics_url is not None and not metrics_url.startswith(("http://", "https://")):
             raise ConfigError(
                 f'"{metrics_url}" is no address of metrics; expected http://HOST:PORT/metrics'
             )
