@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 _POLL_S = 0.05
 
+_LOADING_S = 10.0
+"""How long a model that has answered may be away; one that was unloaded for good is so for ever."""
+
 
 class Asking:
     """The servers, and how long to go on asking them.
@@ -61,13 +64,11 @@ class Asking:
                 moves_on = failure.is_transient or failure.is_late or failure.is_broken_model
                 has_other = moves_on and self.servers.failed(server)
                 pause_s = 0.0 if has_other else self._retries.pause_s(failures)
-                lasts_s = time.monotonic() - start + pause_s
-                restarts = failure.is_outage and server.has_answered
                 goes_on = has_other or (
                     failure.is_transient
                     and (
                         failures < self._retries.attempts * len(self.servers)
-                        or (restarts and lasts_s < self._retries.outage_s)
+                        or self._restarts(server, model, failure, time.monotonic() - start)
                     )
                 )
                 if not goes_on or pause_s >= deadline.left_s:
@@ -76,6 +77,11 @@ class Asking:
                         failure, server.url, model=model, version=version, ready=ready
                     ) from None
             await self._pace.sleep(pause_s)
+
+    def _restarts(self, server: Server, model: str, failure: CallFailure, lasts_s: float) -> bool:
+        """Return whether what has answered before may be back within the call's time."""
+        is_back = failure.is_outage or (failure.is_away and lasts_s < _LOADING_S)
+        return is_back and self._retries.attempts > 1 and model in server.answered
 
     async def _ready(self, server: Server, deadline: Deadline) -> dict[str, list[int]] | None:
         """Return the versions that are ready, by model; None where the server does not tell."""

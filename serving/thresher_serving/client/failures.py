@@ -60,16 +60,21 @@ class CallFailure(Exception):  # noqa: N818 - never seen outside: `explained` ma
         Inference, metadata and readiness change nothing on the server, so a call that may have
         been answered already is safe to make twice.
         """
-        if _AWAY in self.message:  # the model is loaded anew just now, or the server is stopping
+        if self.is_away:
             return True
         return self.status == "UNAVAILABLE" and not (
             self.is_restricted or self.is_unknown or self.is_broken_model
         )
 
     @property
+    def is_away(self) -> bool:
+        """Whether the model is being loaded again, or the server is stopping."""
+        return _AWAY in self.message
+
+    @property
     def is_outage(self) -> bool:
         """Whether the server cannot be reached, rather than being busy."""
-        return self.is_transient and self.status == "UNAVAILABLE" and _FULL not in self.message
+        return self.is_transient and not self.is_away and _FULL not in self.message
 
     @property
     def is_late(self) -> bool:

@@ -40,7 +40,6 @@ class _Calls:
         self.is_used = False
 
     def __enter__(self) -> None:
-        check_usable()
         with self._changed:
             while self._is_forking:
                 self._changed.wait()

@@ -32,7 +32,8 @@ class Retries:
     """
 
     attempts: int = 5
-    """The most times that a call is made at one server; 1 makes it once."""
+    """The most times that a call is made at one server; 1 makes it once. More, until the call's
+    time is over, where the server has answered about the model before: it may be restarting."""
 
     base_s: float = 0.1
     """The longest pause before the second attempt, in seconds."""
@@ -40,16 +41,12 @@ class Retries:
     cap_s: float = 2.0
     """The longest pause of all, in seconds."""
 
-    outage_s: float = 10.0
-    """How long a server that has answered before, and cannot be reached, is asked again, however
-    many attempts that takes: it may be restarting."""
-
     def __post_init__(self) -> None:
-        seconds = self.base_s, self.cap_s, self.outage_s
-        if not self.attempts >= 1 or not all(0 <= each < math.inf for each in seconds):
+        are_pauses = all(0 <= pause_s < math.inf for pause_s in (self.base_s, self.cap_s))
+        if not self.attempts >= 1 or not are_pauses:
             raise ConfigError(
                 f"retries: attempts is {self.attempts}, base_s {self.base_s:g}, cap_s "
-                f"{self.cap_s:g}, outage_s {self.outage_s:g}; expected at least 1, 0, 0 and 0"
+                f"{self.cap_s:g}; expected at least 1, 0 and 0"
             )
 
     def pause_s(self, failures: int) -> float:

@@ -90,7 +90,8 @@ class Server:
         self.url = connection.url if connection.has_scheme else connection.address
         self.failures = 0
         """How many calls have failed so that the server may have been restarted since."""
-        self.has_answered = False
+        self.answered: set[str] = set()
+        """The models about which it has answered."""
         self._connection = connection
         self._is_async = is_async
         self._links: dict[asyncio.AbstractEventLoop | None, _Link] = {}
@@ -114,7 +115,7 @@ class Server:
                 model_version=request.version,
                 outputs=[InferRequestedOutput(name) for name in request.outputs] or None,
             )
-        self.has_answered = True
+        self.answered.add(request.model)
         response = result.get_response()
         names = request.outputs or [output.name for output in response.outputs]
         told = response.parameters
@@ -130,7 +131,9 @@ class Server:
         metadata = await self._call("get_model_metadata", model, client_timeout=timeout_s)
         # the configuration is asked for by version: a new one may come between the two calls
         chosen = version or str(max(map(int, metadata.versions)))
-        return metadata, await self.config(model, chosen, timeout_s), int(chosen)
+        config = await self.config(model, chosen, timeout_s)
+        self.answered.add(model)
+        return metadata, config, int(chosen)
 
     async def config(self, model: str, version: str, timeout_s: float) -> Any:
         """Return Triton's configuration of a model's version."""
@@ -174,11 +177,11 @@ class Server:
         return asyncio.get_running_loop() if self._is_async else None
 
     def _link(self) -> _Link:
+        forks.check_usable()
         loop = self._loop()
         found = self._links.get(loop)
         if found is not None:
             return found
-        forks.check_usable()
         if not self._is_async:
             with forks.CALLS:
                 opened = _Link(self._connection.open(), BlockingCalls())
@@ -199,7 +202,6 @@ class Server:
             else:
                 with forks.CALLS:
                     result = call(*args, **options)
-        self.has_answered = True
         return result
 
 

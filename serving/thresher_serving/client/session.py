@@ -44,8 +44,8 @@ Choice = Callable[[ModelMetadata], list[str]]
 _TURNS = 5
 """How often everything is asked again because what had begun to answer went away or changed."""
 
-_FRESH_S = 0.5
-"""How old a description may be that nothing confirms; a Triton takes longer to restart."""
+_FRESH_S = 0.05
+"""How old a description may be that nothing confirms; a Triton takes longer to start and load."""
 
 
 @dataclass(slots=True)

@@ -117,7 +117,6 @@ class SuspendingCalls:
         **options: Any,
     ) -> Any:
         """See `BlockingCalls.infer`."""
-        forks.check_usable()
         call = client.infer(model, feeds, client_timeout=timeout_s + _GRACE_S, **options)
         task = asyncio.ensure_future(call)
         self._under_way.add(task)

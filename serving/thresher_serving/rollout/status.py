@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from thresher.certificate import CERTIFICATE_FILE
 from thresher.errors import ConfigError, NotFoundError, ParityError, ServerError, ThresherError
@@ -103,6 +104,8 @@ class StatusReader:
             raise ConfigError(
                 f'"{metrics_url}" is no address of metrics; expected http://HOST:PORT/metrics'
             )
+        if metrics_url is not None:
+            Connection(url=urlsplit(metrics_url).netloc)  # checks host and port
         self._metrics_url = metrics_url
         self._proofs: dict[tuple[str, int], tuple[int, str]] = {}
 

@@ -169,18 +169,3 @@ def test_an_example_from_a_file_can_be_asked_about(client: Client, tmp_path: Pat
     answer = client.predict("weather", tmp_path / "row.npy", version=1)
     assert answer.labels.shape == (1, 3)
     assert answer.labels.all()
-
-
-def test_a_backend_that_died_is_reported_and_mended_by_unload_and_load(
-    server: RunningServer, client: Client
-) -> None:
-    import psutil
-
-    for process in psutil.Process(server.pid).children(recursive=True):
-        if any(part.startswith("unnamed_0_0") for part in process.cmdline()):
-            process.kill()
-    with pytest.raises(ServerError, match=r"backend process died.*Unload the model, then load it"):
-        client.predict("unnamed", LOGITS)
-    server.unload_model("unnamed")
-    server.load_model("unnamed")
-    assert len(client.predict("unnamed", LOGITS)) == len(LOGITS)

@@ -32,7 +32,7 @@ def check(client, seed, times=20):
     for _ in range(times):
         rows = rng.normal(0, 3, (rng.integers(1, 11), 3)).astype(np.float32)
         got = client.predict("weather", rows, timeout_s=10)
-        np.testing.assert_allclose(got.probabilities, 1 / (1 + np.exp(-rows)), rtol=1e-5)
+        np.testing.assert_allclose(got.probabilities, 1 / (1 + np.exp(-rows)), atol=1e-6)
 
 def in_child(work):
     pid = os.fork()

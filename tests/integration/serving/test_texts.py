@@ -193,7 +193,7 @@ def test_texts_are_predicted_like_their_tokens(server: Triton, own_tokenizer: Pa
     assert got.labels[:, 0].tolist() == [len(t.split()) >= 3 for t in texts]
 
     async def asked() -> list[bool]:
-        async with AsyncClient(server.http_url, tokenizer=own_tokenizer) as client:
+        async with AsyncClient(server.grpc_url, tokenizer=own_tokenizer) as client:
             each = await asyncio.gather(*(client.predict("emotions", [t]) for t in texts))
             return [bool(one.labels[0, 0]) for one in each]
 
