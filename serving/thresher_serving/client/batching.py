@@ -42,13 +42,13 @@ def cut(arrays: Mapping[str, Array], max_batch_size: int) -> list[dict[str, Arra
 
 
 def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the parts' arrays by name, joined along the first axis in their order.
+    """Return the parts' arrays by name, joined along the first axis in their order, as copies.
 
     Args:
         parts: At least one; all have the names of the first.
     """
     if len(parts) == 1:
-        return dict(parts[0])
+        return {name: np.array(array) for name, array in parts[0].items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -260,21 +260,27 @@ def checked_inputs(
 
 def _as_array(where: str, given: Any) -> Array:
     if isinstance(given, np.ndarray):
-        return given
+        if np.ma.is_masked(given):
+            raise DataError(f"{where} has masked values, which cannot be sent: array.filled(...)")
+        return np.asarray(given)
     if not hasattr(given, "__dlpack__") or not hasattr(given, "__dlpack_device__"):
         raise DataError(f"{where} is a {type(given).__name__}, expected a NumPy array")
-    if int(given.__dlpack_device__()[0]) != _CPU:
-        raise DataError(f"{where} is not in this host's memory; copy it: tensor.cpu()")
     try:
+        if int(given.__dlpack_device__()[0]) != _CPU:
+            raise DataError(f"{where} is not in this host's memory; copy it: tensor.cpu()")
         array: Array = np.from_dlpack(given)
-    except (BufferError, RuntimeError, TypeError) as error:
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{where} cannot be read: {error}") from None
     return array
 
 
 def _check_dtype(where: str, tensor: TensorMetadata, array: Array) -> Array:
     if tensor.datatype == "BYTES" and array.dtype.kind in "OSU":
-        return array if array.dtype.kind == "O" else array.astype(np.object_)
+        array = array.astype(np.object_, copy=False)
+        for cell in array.flat:  # tritonclient would send None as "None"
+            if not isinstance(cell, (str, bytes)):
+                raise DataError(f"{where} holds a {type(cell).__name__}, expected str or bytes")
+        return array
     if array.dtype != tensor.dtype:
         raise DataError(
             f"{where} is {array.dtype}, expected {tensor.dtype} ({tensor.datatype}). "

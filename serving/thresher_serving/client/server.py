@@ -98,6 +98,7 @@ class Server:
 
     async def infer(self, request: Request, timeout_s: float) -> Answer:
         """Return the server's answer."""
+        link = self._link()  # first: a module must not be half imported when a fork comes
         from tritonclient.grpc import InferInput, InferRequestedOutput
 
         feeds = []
@@ -106,7 +107,6 @@ class Server:
             with _refusing(request.model, name):
                 feeds.append(feed.set_data_from_numpy(array))
         with _failing():
-            link = self._link()
             result = await link.calls.infer(
                 link.client,
                 request.model,
@@ -208,11 +208,13 @@ class Server:
 @contextmanager
 def _failing() -> Iterator[None]:
     """Turn tritonclient's exceptions into `CallFailure`."""
-    from tritonclient.utils import InferenceServerException
-
     try:
         yield
-    except InferenceServerException as error:
+    except Exception as error:
+        from tritonclient.utils import InferenceServerException
+
+        if not isinstance(error, InferenceServerException):
+            raise
         raise failure_of(error) from None
 
 

@@ -75,7 +75,7 @@ def connection_from_environment(url: str) -> Connection:
     plain = Connection(url=url)
     host = plain.address.rpartition(":")[0].strip("[]")
     here = host in {"127.0.0.1", "localhost", "::1"}
-    has_files = not plain.is_http and (ca or certificate or key)
+    has_files = ca or certificate or key
     tls = Tls(ca=ca, certificate=certificate, key=key) if has_files else None
     secret = os.environ.get(KEY_VARIABLE)
     sent = bool(secret) and (here or tls is not None or plain.is_encrypted)

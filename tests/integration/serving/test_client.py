@@ -10,7 +10,7 @@ import pytest
 
 from thresher import Decision
 from thresher.errors import DataError, NotFoundError, ServerError
-from thresher_serving import Client, RunningServer
+from thresher_serving import Client
 
 LOGITS = np.float32([[0.3, -1.7, 2.1], [-0.2, 0.9, -3.3], [0, 0, 0], [9, -9, 0.5], [1, 2, 3]])
 
