@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import numbers
 import re
 from collections.abc import Mapping
@@ -9,18 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thresher.errors import ConfigError, NotFoundError, ServerError
+from thresher.errors import ConfigError, NotFoundError
 
 __all__ = ["MOST_PORT", "Connection", "Tls", "as_connection", "checked_timeout"]
 
-_SCHEMES = ("grpc", "grpcs", "http", "https")
-_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
-_AUTHORITY = re.compile(r"(?:[^\s:/?#@\[\]]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\])(?::(?P<port>.*))?")
+_SCHEMES = ("grpc", "grpcs")
+_AUTHORITY = re.compile(r"(?P<host>[^\s:/?#@\[\]]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\])(?::(?P<port>.*))?")
 MOST_PORT = 65_535
 
 _MOST_TIMEOUT_S = 1_000_000.0
 """Sockets count milliseconds in 31 bits."""
-_GRPC_PORT, _HTTP_PORT = 8001, 8000
+_GRPC_PORT = 8001
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 
@@ -34,6 +34,17 @@ _MAX_RECONNECT_MS = 2_000
 """gRPC's own pause between attempts grows to two minutes: a server that is back would be missed."""
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
+
+_CHANNEL_ARGUMENTS = (
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
+    # a connection is shared with no other client: after a fork that would be the parent's
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +96,14 @@ class Connection:
     """
 
     url: str = "127.0.0.1:8001"
-    """Host and port of the gRPC endpoint; or with a scheme: grpc, grpcs, http or https. A host
-    alone is Triton's usual ports there, 8001 for gRPC and 8000 for HTTP."""
-
-    http_port: int | None = None
-    """Where the server of a gRPC endpoint answers HTTP too: predictions then go the faster way."""
+    """Host and port of the gRPC endpoint, or the host alone for port 8001; with a scheme where
+    wanted, grpc or grpcs (TLS)."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every call, such as the keys of a hardened server. They are kept out of repr."""
 
     tls: Tls | None = None
-    """Certificates; None is a plain connection, unless the scheme is grpcs or https."""
+    """Certificates; None is a plain connection, unless the scheme is grpcs."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
@@ -103,19 +111,26 @@ class Connection:
                 f"a server's address is a {type(self.url).__name__}, {self.url!r}; expected a text "
                 "such as 127.0.0.1:8001"
             )
-        authority, slash, _ = self.address.partition("/")
-        match = _AUTHORITY.fullmatch(authority)
-        if self.scheme not in _SCHEMES or match is None or (slash and not self.is_http):
+        if self.scheme in {"http", "https"}:
+            match = _AUTHORITY.match(self.address)
+            host = match["host"] if match else "HOST"
             raise ConfigError(
-                f'"{self.url}" is no address of a Triton server; expected HOST:PORT for gRPC, or '
-                "http://HOST:PORT, and an IPv6 address in brackets: [::1]:8001"
+                f"{self.url} is an HTTP address, and this goes over gRPC: give "
+                f"{host}:{_GRPC_PORT}, or the port that --grpc-port names. docs/client.md, "
+                '"Over HTTP", shows how tritonclient.http and curl get names and thresholds'
             )
-        for what, port in ((f'"{self.url}"', match["port"]), ("http_port", self.http_port)):
-            if port is not None and not _is_port(port):
-                raise ConfigError(
-                    f'{what}: "{port}" is no port; expected a whole number from 1 to {MOST_PORT}, '
-                    "as in 127.0.0.1:8001"
-                )
+        match = _AUTHORITY.fullmatch(self.address)
+        if self.scheme not in _SCHEMES or match is None:
+            raise ConfigError(
+                f'"{self.url}" is no address of a Triton server; expected HOST:PORT of its gRPC '
+                "endpoint, and an IPv6 address in brackets: [::1]:8001"
+            )
+        port = match["port"]
+        if port is not None and not _is_port(port):
+            raise ConfigError(
+                f'"{self.url}": "{port}" is no port; expected a whole number from 1 to '
+                f"{MOST_PORT}, as in 127.0.0.1:8001"
+            )
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(
@@ -137,45 +152,29 @@ class Connection:
     def address(self) -> str:
         """The address without its scheme, as gRPC takes it."""
         address = self.url.rpartition("://")[2].rstrip("/")
-        return f"{address}:{_GRPC_PORT}" if self._is_host else address
-
-    @property
-    def is_http(self) -> bool:
-        """Whether it goes over HTTP; over gRPC otherwise."""
-        return self.scheme.startswith("http")
-
-    @property
-    def over_http(self) -> Connection | None:
-        """The same server over HTTP, where the way is open; None where the address settles it.
-
-        Triton's own HTTP knows no TLS, so who wants that gets gRPC.
-        """
-        port = self.http_port or (_HTTP_PORT if self._is_host else None)
-        if port is None or self.is_http or self.is_encrypted:
-            return None
-        host = self.address.rpartition(":")[0]
-        return Connection(url=f"http://{host}:{port}", headers=self.headers)
+        match = _AUTHORITY.fullmatch(address)
+        return f"{address}:{_GRPC_PORT}" if match and match["port"] is None else address
 
     @property
     def is_loopback(self) -> bool:
         """Whether the address is one of this host's own, so that the server may well run here."""
-        host = self.address.rpartition(":")[0].strip("[]")
-        return host in {"localhost", "::1"} or host.startswith("127.")
+        match = _AUTHORITY.fullmatch(self.address)
+        host = match["host"].strip("[]") if match else ""
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host == "localhost"
+        return address.is_loopback or address.is_unspecified
 
     @property
     def is_encrypted(self) -> bool:
         """Whether it uses TLS."""
-        return self.tls is not None or self.scheme in {"grpcs", "https"}
-
-    @property
-    def _is_host(self) -> bool:
-        return _HOST.fullmatch(self.url) is not None
+        return self.tls is not None or self.scheme == "grpcs"
 
     def open(self) -> Any:
         """Return a `tritonclient.grpc.InferenceServerClient`; it connects with its first call.
 
         Raises:
-            ServerError: If the address is one of HTTP.
             NotFoundError: If a certificate cannot be read.
         """
         from tritonclient.grpc import InferenceServerClient
@@ -186,7 +185,6 @@ class Connection:
         """Return a `tritonclient.grpc.aio.InferenceServerClient`.
 
         Raises:
-            ServerError: If the address is one of HTTP.
             NotFoundError: If a certificate cannot be read.
         """
         from tritonclient.grpc.aio import InferenceServerClient
@@ -194,12 +192,9 @@ class Connection:
         return self._opened(InferenceServerClient)
 
     def _opened(self, kind: Any) -> Any:
-        if self.is_http:
-            raise ServerError(
-                f"{self.url} is an address of HTTP, and this goes over gRPC; give its HOST:PORT, "
-                "8001 by default"
-            )
-        arguments: list[tuple[str, Any]] = list(_channel_arguments())
+        arguments: list[tuple[str, Any]] = list(_CHANNEL_ARGUMENTS)
+        if self.is_loopback:  # gRPC would go through http_proxy, which cannot reach this host
+            arguments.append(("grpc.enable_http_proxy", 0))
         if self.tls is not None and self.tls.server_name is not None:
             arguments.append(("grpc.ssl_target_name_override", self.tls.server_name))
         client = kind(self.address, channel_args=arguments, **self._tls_options())
@@ -250,17 +245,6 @@ def checked_timeout(timeout_s: Any, name: str = "timeout_s") -> float:
 
 def _is_port(port: str | int) -> bool:
     return re.fullmatch("[0-9]{1,5}", str(port)) is not None and 1 <= int(port) <= MOST_PORT
-
-
-def _channel_arguments() -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
-    ]
 
 
 class _Headers:

@@ -40,7 +40,7 @@ def connection_from_environment(url: str) -> Connection:
         for name in ("THRESHER_TLS_CA", "THRESHER_TLS_CERT", "THRESHER_TLS_KEY")
     )
     plain = Connection(url=url)
-    has_files = not plain.is_http and (ca or certificate or key)
+    has_files = ca or certificate or key
     tls = Tls(ca=ca, certificate=certificate, key=key) if has_files else None
     secret = os.environ.get(KEY_VARIABLE)
     sent = bool(secret) and (plain.is_loopback or tls is not None or plain.is_encrypted)

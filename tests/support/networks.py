@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.versions import write_certificate
 from thresher import Decision
 from thresher.artifacts.input_spec import InputSpec
+from thresher.certificate import CERTIFICATE_FILE, file_digest
 from thresher.published_models import PublishedModels
 from thresher.repository import MODEL_FILE, ModelRepository
 from thresher_export.head import append_decision_head
@@ -32,6 +33,7 @@ def publish_network(
     constants: Mapping[str, Any] | None = None,
     labels: Sequence[str] = ("a", "b"),
     spec: InputSpec | None = None,
+    files: Mapping[str, bytes] | None = None,
     name: str = "net",
 ) -> ScoredVersion:
     """Publish a network that ends in ``logits`` [batch, labels]; return it for scoring.
@@ -43,6 +45,7 @@ def publish_network(
         constants: Arrays by name.
         labels: Names of the labels; each has the threshold 0.5.
         spec: How columns become inputs.
+        files: What else is published with it.
         name: The model's name.
     """
     graph = helper.make_graph(
@@ -63,8 +66,12 @@ def publish_network(
         (staged / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
         if spec is not None:
             (staged / "inputs.json").write_text(spec.to_json())
+        for file, content in (files or {}).items():
+            (staged / file).write_bytes(content)
         write_certificate(staged, name, 1, decision)
-        facts = {} if spec is None else {"inputs": spec.for_configuration().to_json()}
+        facts = {"certificate_sha256": file_digest(staged / CERTIFICATE_FILE)}
+        if spec is not None:
+            facts["inputs"] = spec.for_configuration().to_json()
         config = build_config(model, decision, name=name, version=1, facts=facts)
         repository.publish(name, 1, staged, config, decision, serve=True)
     return ScoredVersion.published(PublishedModels(root), name, 1)

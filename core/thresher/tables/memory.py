@@ -68,6 +68,8 @@ def _of_columns(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], It
             columns[str(name)] = given.to_pylist()
         elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
             columns[str(name)] = list(given)
+        elif isinstance(given, np.generic):
+            columns[str(name)] = [given.item()]
         elif hasattr(given, "tolist"):  # a pandas Series
             columns[str(name)] = given.tolist()
         else:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from thresher.errors import ServerError
-from thresher_serving.client.canary import is_canary
 from thresher_serving.client.failures import CallFailure, explained
 from thresher_serving.client.pace import Pace
 from thresher_serving.client.retries import Deadline, Endpoints, Retries
-from thresher_serving.client.transport import Transport
+from thresher_serving.client.server import Server
 
 __all__ = ["Asking"]
 
 T = TypeVar("T")
 
 _POLL_S = 0.05
+
+_LOADING_S = 10.0
+"""How long a model that has answered may be away; one that was unloaded for good is so for ever."""
 
 
 class Asking:
@@ -28,14 +31,14 @@ class Asking:
         retries: When to ask again.
     """
 
-    def __init__(self, servers: Sequence[Transport], *, pace: Pace, retries: Retries) -> None:
+    def __init__(self, servers: Sequence[Server], *, pace: Pace, retries: Retries) -> None:
         self.servers = Endpoints(servers)
         self._pace = pace
         self._retries = retries
 
     async def ask(
         self,
-        call: Callable[[Transport, float], Awaitable[T]],
+        call: Callable[[Server, float], Awaitable[T]],
         deadline: Deadline,
         model: str,
         version: str,
@@ -45,7 +48,7 @@ class Asking:
         Where another server is at hand, one attempt may take no more than its share of the time
         that is left: a server that hangs must not use it up.
         """
-        failures = 0
+        failures, start = 0, time.monotonic()
         while True:
             server = self.servers.current
             left_s = deadline.left_s
@@ -55,14 +58,18 @@ class Asking:
             try:
                 return await call(server, left_s / (1 + self.servers.others))
             except CallFailure as failure:
-                if is_canary(model):  # what serves is asked next, so once is enough
-                    raise explained(failure, server.url, model=model, version=version) from None
                 failures += 1
+                if failure.is_transient or failure.is_late:
+                    server.failures += 1
                 moves_on = failure.is_transient or failure.is_late or failure.is_broken_model
                 has_other = moves_on and self.servers.failed(server)
                 pause_s = 0.0 if has_other else self._retries.pause_s(failures)
                 goes_on = has_other or (
-                    failure.is_transient and failures < self._retries.attempts * len(self.servers)
+                    failure.is_transient
+                    and (
+                        failures < self._retries.attempts * len(self.servers)
+                        or self._restarts(server, model, failure, time.monotonic() - start)
+                    )
                 )
                 if not goes_on or pause_s >= deadline.left_s:
                     ready = await self._ready(server, deadline) if failure.is_unknown else None
@@ -71,7 +78,12 @@ class Asking:
                     ) from None
             await self._pace.sleep(pause_s)
 
-    async def _ready(self, server: Transport, deadline: Deadline) -> dict[str, list[int]] | None:
+    def _restarts(self, server: Server, model: str, failure: CallFailure, lasts_s: float) -> bool:
+        """Return whether what has answered before may be back within the call's time."""
+        is_back = failure.is_outage or (failure.is_away and lasts_s < _LOADING_S)
+        return is_back and self._retries.attempts > 1 and model in server.answered
+
+    async def _ready(self, server: Server, deadline: Deadline) -> dict[str, list[int]] | None:
         """Return the versions that are ready, by model; None where the server does not tell."""
         ready: dict[str, list[int]] = {}
         try:

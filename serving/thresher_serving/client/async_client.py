@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
 
-from thresher.tables.csv_streams import CsvOptions
-from thresher_serving.client.connecting import Where, opened
+from thresher_serving.client.connecting import BaseClient
 from thresher_serving.client.metadata import ModelMetadata
-from thresher_serving.client.pace import SuspendingPace
 from thresher_serving.client.prediction import Prediction
-from thresher_serving.client.retries import Deadline, Retries
+from thresher_serving.client.retries import Deadline
 from thresher_serving.client.session import Inputs
-from thresher_serving.connection import Tls
 
 __all__ = ["AsyncClient"]
 
 Array = npt.NDArray[Any]
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """Predictions from Triton servers; to be closed, or used in an ``async with`` block.
 
-    It opens one connection to a server and uses it for all calls of its event loop.
-
-    Args:
-        url: As in `Client`, like all that follow.
-        headers: See `Client`.
-        tls: See `Client`.
-        retries: See `Client`.
-        in_flight: See `Client`. Any number of calls may be under way beside each other.
-        shared_memory: See `Client`.
-        tokenizer: See `Client`.
-        max_length: See `Client`.
-        repository: See `Client`.
-        csv: See `Client`.
-
-    Raises:
-        ConfigError: If an address, a header or another option is wrong.
-        NotFoundError: If there is no such tokenizer.
+    It opens one connection to a server for each event loop in which it is used, to be closed there;
+    any number of calls may be under way. Its options are those of `Client`.
 
     Example:
         async with AsyncClient("127.0.0.1:8001") as client:
@@ -50,32 +31,7 @@ class AsyncClient:
             predictions = await asyncio.gather(*asked)
     """
 
-    def __init__(
-        self,
-        url: Where | Sequence[Where] = "127.0.0.1:8001",
-        *,
-        headers: Mapping[str, str] | None = None,
-        tls: Tls | None = None,
-        retries: Retries = Retries(),  # noqa: B008 - immutable
-        in_flight: int = 4,
-        shared_memory: bool | None = None,
-        tokenizer: str | Path | None = None,
-        max_length: int | None = None,
-        repository: str | Path | None = None,
-        csv: CsvOptions | None = None,
-    ) -> None:
-        self._session = opened(
-            url,
-            pace=SuspendingPace(in_flight),
-            headers=headers,
-            tls=tls,
-            retries=retries,
-            shared_memory=shared_memory,
-            tokenizer=tokenizer,
-            max_length=max_length,
-            repository=repository,
-            csv=csv,
-        )
+    _is_async = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,13 +44,8 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    @property
-    def url(self) -> str:
-        """The server that is asked now."""
-        return self._session.servers.current.url
-
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of this event loop."""
         await self._session.close()
 
     async def wait_ready(

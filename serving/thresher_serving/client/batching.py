@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,16 @@ import numpy.typing as npt
 from thresher.errors import DataError
 from thresher_serving.client.metadata import ModelMetadata
 
-__all__ = ["checked_outputs", "cut", "empty", "join", "output_bytes"]
+__all__ = ["checked_outputs", "cut", "empty", "join"]
 
 Array = npt.NDArray[Any]
 
+_MAX_PART_BYTES = 2**30
+"""A message of gRPC holds less than 2 GiB."""
+
 
 def cut(arrays: Mapping[str, Array], max_batch_size: int) -> list[dict[str, Array]]:
-    """Return the rows in parts of at most ``max_batch_size``; views, no copies.
+    """Return the rows in parts of at most ``max_batch_size``, and 1 GiB; views, no copies.
 
     Args:
         arrays: Inputs by name, all [N, ...] with the same N of at least 1.
@@ -31,20 +33,22 @@ def cut(arrays: Mapping[str, Array], max_batch_size: int) -> list[dict[str, Arra
     if not max_batch_size:
         return [dict(arrays)]
     rows = len(next(iter(arrays.values())))
+    row_bytes = sum(array[:1].nbytes for array in arrays.values())
+    size = min(max_batch_size, max(1, _MAX_PART_BYTES // max(1, row_bytes)))
     return [
-        {name: array[start : start + max_batch_size] for name, array in arrays.items()}
-        for start in range(0, rows, max_batch_size)
+        {name: array[start : start + size] for name, array in arrays.items()}
+        for start in range(0, rows, size)
     ]
 
 
 def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the parts' arrays by name, joined along the first axis in their order.
+    """Return the parts' arrays by name, joined along the first axis in their order, as copies.
 
     Args:
         parts: At least one; all have the names of the first.
     """
     if len(parts) == 1:
-        return dict(parts[0])
+        return {name: np.array(array) for name, array in parts[0].items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -57,25 +61,6 @@ def empty(model: ModelMetadata, outputs: Sequence[str]) -> dict[str, Array]:
         sizes = (labels if size == -1 else size for size in output.shape)
         arrays[name] = np.empty((0, *sizes), output.dtype)
     return arrays
-
-
-def output_bytes(
-    model: ModelMetadata, outputs: Sequence[str], inputs: Mapping[str, Array]
-) -> dict[str, int]:
-    """Return how many bytes each output of a request takes, where the metadata tells.
-
-    Args:
-        model: The model's description.
-        outputs: What is asked for.
-        inputs: What is sent, [N, ...] each where the model has a batch axis.
-    """
-    rows = len(next(iter(inputs.values()))) if model.max_batch_size else 1
-    tensors = [model.outputs[name] for name in outputs]
-    return {
-        tensor.name: rows * math.prod(tensor.shape) * tensor.dtype.itemsize
-        for tensor in tensors
-        if -1 not in tensor.shape and tensor.datatype not in {"BYTES", "BF16"}
-    }
 
 
 def checked_outputs(model: ModelMetadata, outputs: Sequence[str]) -> list[str]:
@@ -94,7 +79,7 @@ def checked_outputs(model: ModelMetadata, outputs: Sequence[str]) -> list[str]:
         )
     if "labels" not in outputs and model.decision is None:
         raise DataError(
-            f"model {model.name} tells no thresholds, so labels cannot be computed here; "
-            'ask for the output "labels" too'
+            f"model {model.name} has no thresholds in its configuration to compute labels "
+            'with; ask for the output "labels" too'
         )
     return list(dict.fromkeys(outputs))

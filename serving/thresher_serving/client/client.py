@@ -6,55 +6,29 @@ be out of step with the version that answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
 
-from thresher.tables.csv_streams import CsvOptions
-from thresher_serving.client.connecting import Where, opened
+from thresher_serving.client.connecting import BaseClient
 from thresher_serving.client.metadata import ModelMetadata, TensorMetadata
-from thresher_serving.client.pace import BlockingPace, run
+from thresher_serving.client.pace import run
 from thresher_serving.client.prediction import NamedLabel, Prediction
-from thresher_serving.client.retries import Deadline, Retries
+from thresher_serving.client.retries import Deadline
 from thresher_serving.client.session import Inputs
-from thresher_serving.connection import Tls
 
 __all__ = ["Client", "ModelMetadata", "NamedLabel", "Prediction", "TensorMetadata"]
 
 Array = npt.NDArray[Any]
 
 
-class Client:
+class Client(BaseClient):
     """Predictions from Triton servers; to be closed, or used in a ``with`` block.
 
-    It opens one connection to a server, uses it for all calls, and may be shared between threads.
-
-    Args:
-        url: HOST:PORT of the server's gRPC endpoint; ``http://HOST:PORT`` for HTTP with binary
-            tensors; or HOST for whichever is faster, on Triton's usual ports. Or several of them,
-            which serve the same models: one is asked until it fails, then the next.
-        headers: Sent with every call, such as a hardened server's keys.
-        tls: Certificates; plain connections where left out.
-        retries: When a call that failed for a passing reason is made again.
-        in_flight: The most requests that one call of `predict` has under way at a time.
-        shared_memory: Whether inputs and outputs go through shared memory, for a server on this
-            host that is asked over gRPC; where it refuses, they go in messages. By default, where
-            the address is a loopback one, inputs of 1 MiB and more, outputs of 0.5 MiB and more,
-            and inputs that lie on an NVIDIA GPU do.
-        tokenizer: The ``tokenizer.json`` for texts. Without it, texts go to the model's ``.text``
-            companion on the server, where there is one.
-        max_length: The tokens that are kept of a text, where the model's configuration does not
-            say.
-        repository: A model repository on this machine. Tokenizers and long lists of categories are
-            read from it, for the versions whose certificate is the one that the server has.
-        csv: How CSV files are written, where it is not commas, quotes and UTF-8.
-
-    Raises:
-        ConfigError: If an address, a header or another option is wrong.
-        NotFoundError: If there is no such tokenizer.
+    It opens one connection to a server, uses it for all calls, and may be shared between threads. A
+    child that is forked while it is open gets connections of its own.
 
     Example:
         with Client("127.0.0.1:8001") as client:
@@ -62,32 +36,7 @@ class Client:
             print(prediction.named(0), prediction.model_version)
     """
 
-    def __init__(
-        self,
-        url: Where | Sequence[Where] = "127.0.0.1:8001",
-        *,
-        headers: Mapping[str, str] | None = None,
-        tls: Tls | None = None,
-        retries: Retries = Retries(),  # noqa: B008 - immutable
-        in_flight: int = 4,
-        shared_memory: bool | None = None,
-        tokenizer: str | Path | None = None,
-        max_length: int | None = None,
-        repository: str | Path | None = None,
-        csv: CsvOptions | None = None,
-    ) -> None:
-        self._session = opened(
-            url,
-            pace=BlockingPace(in_flight),
-            headers=headers,
-            tls=tls,
-            retries=retries,
-            shared_memory=shared_memory,
-            tokenizer=tokenizer,
-            max_length=max_length,
-            repository=repository,
-            csv=csv,
-        )
+    _is_async = False
 
     def __enter__(self) -> Self:
         return self
@@ -99,11 +48,6 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def url(self) -> str:
-        """The server that is asked now."""
-        return self._session.servers.current.url
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,7 +93,7 @@ class Client:
 
         More rows than the model takes at once are sent in parts, several of them at a time. Where
         no version is named, the first answer settles the version for the other parts; if that one
-        goes away in between, everything is asked anew.
+        goes away in between, everything is asked again.
 
         Args:
             model: The model's name.
@@ -163,14 +107,12 @@ class Client:
                 that are not asked for are computed from probabilities and thresholds, which gives
                 the server's own, bit for bit.
             timeout_s: How long the call may take, parts and retries included.
-            allow_nonfinite: Whether NaN and infinities may be sent, and NaN may come back. What
-                lies on a GPU is not looked through for them.
+            allow_nonfinite: Whether NaN and infinities may be sent, and NaN may come back.
 
         Raises:
             DataError: If the inputs are not what the model takes; nothing was sent.
             NotANumberError: If the model gives NaN for some rows: a `DataError` that names them,
                 and holds the answer.
-            MissingExtraError: If an input lies on a GPU, and cuda-python is not installed.
             NotFoundError: If there is no such model, version or output.
             ServerError: If no server answers in time, or it cannot.
         """

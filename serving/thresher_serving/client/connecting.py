@@ -1,102 +1,102 @@
-"""Opens a client's session from the arguments that `Client` and `AsyncClient` share."""
+"""What `Client` and `AsyncClient` are made of: their options, and the session that these open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
-from thresher.errors import ConfigError, MissingExtraError
+from thresher.errors import ConfigError
 from thresher.tables.csv_streams import CsvOptions
+from thresher_serving.client import forks
 from thresher_serving.client.examples import ExampleReader
-from thresher_serving.client.fastest import FastestTransport
 from thresher_serving.client.pace import BlockingPace, SuspendingPace
 from thresher_serving.client.retries import Retries
+from thresher_serving.client.server import Server
 from thresher_serving.client.session import Session
-from thresher_serving.client.shared_memory import LARGE_BYTES, LARGE_OUTPUT_BYTES, SharedMemory
-from thresher_serving.client.transport import GrpcTransport, Transport
 from thresher_serving.connection import Connection, Tls, as_connection
 
-__all__ = ["Where", "opened"]
+__all__ = ["BaseClient", "Where"]
 
 Where = str | Connection
 
 
-def opened(
-    url: Where | Sequence[Where],
-    *,
-    pace: BlockingPace | SuspendingPace,
-    headers: Mapping[str, str] | None,
-    tls: Tls | None,
-    retries: Retries,
-    shared_memory: bool | None,
-    tokenizer: str | Path | None,
-    max_length: int | None,
-    repository: str | Path | None,
-    csv: CsvOptions | None,
-) -> Session:
-    """Return a session; each server is connected to with its first call.
+class BaseClient:
+    """The options of both clients."""
 
-    Raises:
-        ConfigError: If an option is wrong, or options do not go together.
-        NotFoundError: If there is no such tokenizer.
-    """
-    places = [url] if isinstance(url, str | Connection) or not isinstance(url, Iterable) else [*url]
-    if not places:
-        raise ConfigError("got no server, expected at least one HOST:PORT")
-    servers: list[Transport] = []
-    for place in places:
-        connection = as_connection(place)
+    _is_async: ClassVar[bool]
+
+    def __init__(
+        self,
+        url: Where | Sequence[Where] = "127.0.0.1:8001",
+        *,
+        headers: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
+        retries: Retries = Retries(),  # noqa: B008 - immutable
+        in_flight: int = 4,
+        tokenizer: str | Path | None = None,
+        max_length: int | None = None,
+        repository: str | Path | None = None,
+        csv: CsvOptions | None = None,
+    ) -> None:
+        """Note where to ask and how; each server is connected to with its first call.
+
+        Args:
+            url: HOST:PORT of the server's gRPC endpoint, 8001 by default. Or several of them, which
+                serve the same models: one is asked until it fails, then the next.
+            headers: Sent with every call, such as a hardened server's keys.
+            tls: Certificates; plain connections where left out.
+            retries: When a call that failed for a passing reason is made again.
+            in_flight: The most requests that one call of `predict` has under way at a time.
+            tokenizer: The ``tokenizer.json`` for texts. Without it, texts go to the model's
+                ``.text`` companion on the server, where there is one.
+            max_length: The tokens that are kept of a text, where the model's configuration does not
+                say.
+            repository: A model repository on this machine. Tokenizers and long lists of categories
+                are read from it, for the versions whose certificate is the one that the server has.
+            csv: How CSV files are written, where it is not commas, quotes and UTF-8.
+
+        Raises:
+            ConfigError: If an address, a header or another option is wrong.
+            NotFoundError: If there is no such tokenizer.
+        """
+        if isinstance(url, str | Connection) or not isinstance(url, Iterable):
+            url = [url]
+        self._connections = [as_connection(where) for where in url]
+        if not self._connections:
+            raise ConfigError("got no server, expected at least one HOST:PORT")
         if headers is not None:
-            connection = replace(connection, headers={**connection.headers, **headers})
+            self._connections = [
+                replace(each, headers={**each.headers, **headers}) for each in self._connections
+            ]
         if tls is not None:
-            connection = replace(connection, tls=tls)
-        servers.append(_transport(connection, pace, shared_memory))
-    examples = ExampleReader(
-        tokenizer=tokenizer,
-        max_length=max_length,
-        repository=None if repository is None else Path(repository),
-        csv=csv,
-    )
-    return Session(servers, pace=pace, retries=retries, examples=examples)
+            self._connections = [replace(each, tls=tls) for each in self._connections]
+        self._retries = retries
+        self._in_flight = in_flight
+        self._examples = ExampleReader(
+            tokenizer=tokenizer,
+            max_length=max_length,
+            repository=None if repository is None else Path(repository),
+            csv=csv,
+        )
+        self._session = self._opened()
+        forks.reopen_after_fork(self)
 
+    @property
+    def url(self) -> str:
+        """The server that is asked now."""
+        return self._session.servers.current.url
 
-def _transport(
-    connection: Connection, pace: BlockingPace | SuspendingPace, shared_memory: bool | None
-) -> Transport:
-    """Return how a server is asked, by its address: over gRPC, over HTTP, or by the faster one."""
-    is_async = isinstance(pace, SuspendingPace)
-    if connection.is_http:
-        if shared_memory:
-            raise ConfigError(
-                f"{connection.url}: shared memory goes with gRPC; give HOST:PORT, 8001 by default"
-            )
-        return _over_http(connection, is_async)
-    memory = _memory(connection, shared_memory, pace)
-    over_grpc = GrpcTransport(connection, is_async=is_async, memory=memory)
-    twin = connection.over_http
-    if twin is None:
-        return over_grpc
-    try:
-        return FastestTransport(over_grpc, _over_http(twin, is_async))
-    except MissingExtraError:  # without aiohttp there is one way only
-        return over_grpc
+    def open_again(self) -> None:
+        """Start with connections of this process's own: called in a child after a fork."""
+        forks.keep(self._session)
+        self._session = self._opened()
 
-
-def _over_http(connection: Connection, is_async: bool) -> Transport:
-    from thresher_serving.client.http_transport import AsyncHttpTransport, HttpTransport
-
-    return (AsyncHttpTransport if is_async else HttpTransport)(connection)
-
-
-def _memory(
-    connection: Connection, wanted: bool | None, pace: BlockingPace | SuspendingPace
-) -> SharedMemory | None:
-    if not wanted and (wanted is False or not connection.is_loopback):
-        return None
-    return SharedMemory(
-        connection,
-        min_bytes=1 if wanted else LARGE_BYTES,
-        min_output_bytes=1 if wanted else LARGE_OUTPUT_BYTES,
-        sleep=pace.sleep,
-    )
+    def _opened(self) -> Session:
+        return Session(
+            [Server(each, is_async=self._is_async) for each in self._connections],
+            pace=(SuspendingPace if self._is_async else BlockingPace)(self._in_flight),
+            retries=self._retries,
+            examples=self._examples,
+        )

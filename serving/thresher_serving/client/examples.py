@@ -277,8 +277,9 @@ class _NoTokenizer(Tokenizer):
         """Return the error that says what to do, with the texts."""
         return NoTokenizerError(
             f"model {self._model.name}: texts need the model's tokenizer: Client(..., "
-            f"tokenizer=PATH) (predict: --tokenizer PATH), or ask {self._model.name}.text, where "
-            "--text exported it",
+            "tokenizer=PATH) (predict: --tokenizer PATH); or the repository that holds this very "
+            "version: repository=PATH (predict: --repository PATH); or "
+            f"{self._model.name}.text on the server, where --text exported it",
             texts,
         )
 

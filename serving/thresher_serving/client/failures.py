@@ -10,6 +10,7 @@ from thresher.terminal import printable
 
 __all__ = [
     "CallFailure",
+    "ChangedError",
     "GoneError",
     "RefusedError",
     "explained",
@@ -19,10 +20,11 @@ __all__ = [
 
 _UNKNOWN = ("unknown model", "is not found", "not ready")
 _AWAY = "has no available versions"
+_FULL = "queue size"
 
 
 class CallFailure(Exception):  # noqa: N818 - never seen outside: `explained` makes the error of it
-    """A call that failed, over whichever transport.
+    """A call that failed.
 
     Args:
         status: The name of the gRPC status, such as "UNAVAILABLE".
@@ -52,22 +54,27 @@ class CallFailure(Exception):  # noqa: N818 - never seen outside: `explained` ma
         return "not healthy" in self.message
 
     @property
-    def is_about_memory(self) -> bool:
-        """Whether the server knows no such region of shared memory, or one that is too small."""
-        return "shared memory" in self.message.lower()
-
-    @property
     def is_transient(self) -> bool:
         """Whether the same call may succeed when it is made again.
 
         Inference, metadata and readiness change nothing on the server, so a call that may have
         been answered already is safe to make twice.
         """
-        if _AWAY in self.message:  # the model is loaded anew just now, or the server is stopping
+        if self.is_away:
             return True
         return self.status == "UNAVAILABLE" and not (
             self.is_restricted or self.is_unknown or self.is_broken_model
         )
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the model is being loaded again, or the server is stopping."""
+        return _AWAY in self.message
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the server cannot be reached, rather than being busy."""
+        return self.is_transient and not self.is_away and _FULL not in self.message
 
     @property
     def is_late(self) -> bool:
@@ -87,6 +94,18 @@ def without_stack(message: str) -> str:
 
 class RefusedError(ServerError):
     """The server understood the call and refuses it: another version may take it."""
+
+
+class ChangedError(ServerError):
+    """What answered is not what the server says of it: it was exchanged under its number."""
+
+    @classmethod
+    def of(cls, model: str, version: int, why: str) -> ChangedError:
+        """Return the error for a version, with the next step."""
+        return cls(
+            f"model {model} version {version}: {why}. A version number must stand for one model: "
+            "run thresher status, which compares what is served with what is published"
+        )
 
 
 class GoneError(NotFoundError):
@@ -133,7 +152,7 @@ def explained(
             versions = [str(number) for number in ready[model]]
             unknown = unknown_name("version", version, versions)
             return GoneError(f"{url}: model {model}: {unknown}")
-    if "queue size" in failure.message:
+    if _FULL in failure.message:
         return ServerError(f"the Triton server at {url} is overloaded: its queue is full. {got}")
     if failure.status == "UNAVAILABLE" and not failure.is_unknown:
         return ServerError(
@@ -146,13 +165,11 @@ def explained(
 
 
 def _other_end_hint(failure: CallFailure, url: str) -> str:
-    """Return what may be wrong where something listens, and hangs up or answers in no words."""
-    if failure.message.startswith("\0"):  # HTTP/2 frames
-        return f". If that is a gRPC port: {url.rpartition('://')[2]}"
+    """Return what may be wrong where something listens, and hangs up."""
+    address = url.rpartition("://")[2]
     if "Socket closed" not in failure.message:
         return ""
     return (
-        f". If that is an HTTP port: http://{url.rpartition('://')[2]}. "
-        "If that server wants TLS: set THRESHER_TLS_CA for commands; in a program, "
-        f'Client("{url}", tls=Tls(ca=...))'
+        f". If {address} is an HTTP port: gRPC has its own, 8001 by default. If that server wants "
+        f'TLS: set THRESHER_TLS_CA for commands; in a program, Client("{url}", tls=Tls(ca=...))'
     )

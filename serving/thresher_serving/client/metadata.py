@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,16 @@ from thresher.artifacts.input_spec import InputSpec
 from thresher.config_pbtxt import inputs_key
 from thresher.errors import DataError, NotFoundError, unknown_name
 from thresher.repository import decision_key
-from thresher_serving.client.cuda_memory import CudaArray, DlpackArray, as_array
 
-__all__ = ["ModelMetadata", "TensorMetadata", "checked_inputs", "metadata_of"]
+__all__ = [
+    "DlpackArray",
+    "ModelMetadata",
+    "TensorMetadata",
+    "checked_inputs",
+    "checksum_of",
+    "decided_by",
+    "metadata_of",
+]
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +42,22 @@ _DTYPES = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
 }
+
+
+_CPU = 1
+"""DLPack's number for this host's memory (kDLCPU)."""
+
+_FNV_OFFSET, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
+
+
+class DlpackArray(Protocol):
+    """An array of any library that speaks DLPack, such as a PyTorch tensor."""
+
+    def __dlpack__(self, *args: Any, **options: Any) -> Any:
+        """Return a capsule of the array."""
+
+    def __dlpack_device__(self) -> tuple[Any, Any]:
+        """Return the kind and number of the device that holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +173,33 @@ def metadata_of(metadata: Any, config: Any, version: int) -> ModelMetadata:
     )
 
 
+def decided_by(config: Any, version: int) -> str:
+    """Return what a configuration says of how a version decides; empty if it says nothing.
+
+    Args:
+        config: tritonclient's ModelConfig.
+        version: Which version.
+    """
+    keys = decision_key(version), f"thresher.certificate_sha256/{version}"
+    known = config.parameters
+    return "".join(known[key].string_value for key in keys if key in known)
+
+
+def checksum_of(decided_by: str) -> str:
+    """Return 64 bits of what `decided_by` returns as 16 hexadecimal digits; empty for nothing.
+
+    Our backend sends the same with each answer, as the response parameter ``thresher.decision``.
+
+    Source: FNV-1a; Fowler, Noll, Vo: draft-eastlake-fnv.
+    """
+    if not decided_by:
+        return ""
+    value = _FNV_OFFSET
+    for byte in decided_by.encode():
+        value = (value ^ byte) * _FNV_PRIME & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
+
+
 def _input_spec(name: str, config: Any, version: int) -> InputSpec | None:
     key = inputs_key(version)
     if key not in config.parameters:
@@ -163,10 +213,8 @@ def checked_inputs(
     inputs: Mapping[str, Array | DlpackArray] | Array | DlpackArray,
     *,
     allow_nonfinite: bool,
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """Return the inputs by name, proven to be what the model takes.
-
-    What lies on a GPU stays there, as a `CudaArray`: its values are not looked at.
 
     Args:
         model: The model's description.
@@ -195,12 +243,12 @@ def checked_inputs(
             + ", ".join(f'"{name}"' for name in missing)
             + f"; got {', '.join(inputs) or 'none'}"
         )
-    checked: dict[str, Any] = {}
+    checked: dict[str, Array] = {}
     for name, given in inputs.items():
         where = f'model {model.name}, input "{name}"'
-        array = _check_dtype(where, known[name], as_array(where, given))
+        array = _check_dtype(where, known[name], _as_array(where, given))
         _check_shape(where, known[name], array, batched=model.max_batch_size > 0)
-        if not allow_nonfinite and isinstance(array, np.ndarray):
+        if not allow_nonfinite:
             _check_finite(where, array)
         checked[name] = array
     if model.max_batch_size:
@@ -210,9 +258,29 @@ def checked_inputs(
     return checked
 
 
-def _check_dtype(where: str, tensor: TensorMetadata, array: Array | CudaArray) -> Array | CudaArray:
-    if tensor.datatype == "BYTES" and isinstance(array, np.ndarray) and array.dtype.kind in "OSU":
-        return array if array.dtype.kind == "O" else array.astype(np.object_)
+def _as_array(where: str, given: Any) -> Array:
+    if isinstance(given, np.ndarray):
+        if np.ma.is_masked(given):
+            raise DataError(f"{where} has masked values, which cannot be sent: array.filled(...)")
+        return np.asarray(given)
+    if not hasattr(given, "__dlpack__") or not hasattr(given, "__dlpack_device__"):
+        raise DataError(f"{where} is a {type(given).__name__}, expected a NumPy array")
+    try:
+        if int(given.__dlpack_device__()[0]) != _CPU:
+            raise DataError(f"{where} is not in this host's memory; copy it: tensor.cpu()")
+        array: Array = np.from_dlpack(given)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{where} cannot be read: {error}") from None
+    return array
+
+
+def _check_dtype(where: str, tensor: TensorMetadata, array: Array) -> Array:
+    if tensor.datatype == "BYTES" and array.dtype.kind in "OSU":
+        array = array.astype(np.object_, copy=False)
+        for cell in array.flat:  # tritonclient would send None as "None"
+            if not isinstance(cell, (str, bytes)):
+                raise DataError(f"{where} holds a {type(cell).__name__}, expected str or bytes")
+        return array
     if array.dtype != tensor.dtype:
         raise DataError(
             f"{where} is {array.dtype}, expected {tensor.dtype} ({tensor.datatype}). "
@@ -221,9 +289,7 @@ def _check_dtype(where: str, tensor: TensorMetadata, array: Array | CudaArray) -
     return array
 
 
-def _check_shape(
-    where: str, tensor: TensorMetadata, array: Array | CudaArray, *, batched: bool
-) -> None:
+def _check_shape(where: str, tensor: TensorMetadata, array: Array, *, batched: bool) -> None:
     expected = ["N", *map(_size, tensor.shape)] if batched else [*map(_size, tensor.shape)]
     shape = f"{list(array.shape)}, expected [{', '.join(expected)}]"
     sizes = (-1, *tensor.shape) if batched else tensor.shape

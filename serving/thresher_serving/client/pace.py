@@ -24,7 +24,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = done.value
         return result
     coroutine.close()
-    raise AssertionError("a blocking transport has suspended")
+    raise AssertionError("a blocking client has suspended")
 
 
 def _run_job(job: Job[T]) -> T:

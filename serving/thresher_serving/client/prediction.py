@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from thresher.decision import FloatArray
-from thresher.errors import DataError, MissingExtraError, NotANumberError, ServerError, counted
+from thresher.errors import DataError, MissingExtraError, NotANumberError, counted
 from thresher.terminal import printable
-from thresher_serving.client.canary import is_canary, without_canary
+from thresher_serving.client.failures import ChangedError
 from thresher_serving.client.metadata import ModelMetadata
 
-__all__ = ["NamedLabel", "Prediction", "check_is_number", "prediction_of"]
+__all__ = ["NamedLabel", "Prediction", "check_agrees", "check_is_number", "prediction_of"]
 
 _MAX_ROWS_NAMED = 5
 
@@ -58,18 +58,14 @@ class Prediction:
     logits: FloatArray | None = None
     """float32 [N, L] if they were asked for."""
 
-    is_canary: bool = False
-    """Whether the version is on trial: this call was one of its share, others get another one."""
-
     def __len__(self) -> int:
         return len(self.probabilities)
 
     def __repr__(self) -> str:
         """Return a few rows with their labels, however many there are."""
         number = len(self)
-        canary = ", a canary" if self.is_canary else ""
         size = f"{counted(number, 'row')} x {counted(len(self.label_names), 'label')}"
-        head = f"<Prediction by {self.model_name} version {self.model_version}{canary}: {size}"
+        head = f"<Prediction by {self.model_name} version {self.model_version}: {size}"
         shown: list[int | None] = list(range(number))
         if number > 2 * _EDGE_ROWS:  # the middle is left out, as NumPy does
             shown = [*range(_EDGE_ROWS), None, *range(number - _EDGE_ROWS, number)]
@@ -194,23 +190,37 @@ def check_is_number(prediction: Prediction) -> Prediction:
     )
 
 
-def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Prediction:
-    """Return what a version answered, with the names and thresholds of that very version.
+def check_agrees(model: ModelMetadata, arrays: Mapping[str, Array]) -> None:
+    """Do nothing where an answer can be one of this version with these thresholds.
 
     Args:
         model: The version that answered.
         arrays: "probabilities" [N, L], and if they were asked for "labels" and "logits".
 
     Raises:
-        ServerError: If the model's labels are not as many as its probabilities.
+        ChangedError: If the labels are others, or not as many.
+    """
+    probabilities, decision = arrays["probabilities"], model.decision
+    if decision is None:
+        return
+    if probabilities.shape[-1] != decision.num_labels:
+        why = f"{probabilities.shape[-1]} probabilities for {decision.num_labels} labels"
+        raise ChangedError.of(model.name, model.version, why)
+    labels = arrays.get("labels")
+    if labels is not None and not np.array_equal(labels, decision.decide(probabilities)):
+        why = "its labels are not what the thresholds of its configuration give"
+        raise ChangedError.of(model.name, model.version, why)
+
+
+def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Prediction:
+    """Return what a version answered, with the names and thresholds of that very version.
+
+    Args:
+        model: The version that answered.
+        arrays: What `check_agrees` has let pass.
     """
     probabilities = arrays["probabilities"]
     decision = model.decision
-    if decision is not None and probabilities.shape[-1] != decision.num_labels:
-        raise ServerError(
-            f"model {model.name} version {model.version}: {probabilities.shape[-1]} probabilities "
-            f"for the {decision.num_labels} labels of its configuration. Export it anew"
-        )
     names = tuple(f"label_{at}" for at in range(probabilities.shape[-1]))
     labels = arrays.get("labels")
     if labels is None:
@@ -221,8 +231,7 @@ def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Predicti
         labels=labels,
         label_names=names if decision is None else decision.labels,
         thresholds=None if decision is None else decision.thresholds,
-        model_name=without_canary(model.name),
+        model_name=model.name,
         model_version=model.version,
         logits=arrays.get("logits"),
-        is_canary=is_canary(model.name),
     )

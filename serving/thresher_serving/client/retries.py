@@ -32,7 +32,8 @@ class Retries:
     """
 
     attempts: int = 5
-    """The most times that a call is made at one server; 1 makes it once."""
+    """The most times that a call is made at one server; 1 makes it once. More, until the call's
+    time is over, where the server has answered about the model before: it may be restarting."""
 
     base_s: float = 0.1
     """The longest pause before the second attempt, in seconds."""
@@ -66,10 +67,6 @@ class Deadline:
 
     def __init__(self, timeout_s: float) -> None:
         self._end = time.monotonic() + checked_timeout(timeout_s)
-
-    def half(self) -> Deadline:
-        """Return one that is over after half of the time that is left."""
-        return Deadline(max(self.left_s / 2, 1e-9))
 
     @property
     def left_s(self) -> float:

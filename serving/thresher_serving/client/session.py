@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy.typing as npt
 
-from thresher.errors import DataError, NotFoundError, ThresherError
+from thresher.errors import DataError, NotFoundError
 from thresher.published_models import TEXT_SUFFIX
 from thresher_serving.client import batching
 from thresher_serving.client.asking import Asking
-from thresher_serving.client.canary import Canaries, canary_of, share_of
-from thresher_serving.client.cuda_memory import DlpackArray
 from thresher_serving.client.examples import ExampleReader, NoTokenizerError
-from thresher_serving.client.failures import CallFailure, GoneError, RefusedError
-from thresher_serving.client.metadata import ModelMetadata, checked_inputs, metadata_of
+from thresher_serving.client.failures import CallFailure, ChangedError, GoneError, RefusedError
+from thresher_serving.client.metadata import (
+    DlpackArray,
+    ModelMetadata,
+    checked_inputs,
+    checksum_of,
+    decided_by,
+    metadata_of,
+)
 from thresher_serving.client.pace import Pace
-from thresher_serving.client.prediction import Prediction, check_is_number, prediction_of
+from thresher_serving.client.prediction import (
+    Prediction,
+    check_agrees,
+    check_is_number,
+    prediction_of,
+)
 from thresher_serving.client.retries import Deadline, Retries
-from thresher_serving.client.transport import Answer, Request, Transport
+from thresher_serving.client.server import Answer, Request, Server
 
 __all__ = ["Inputs", "Session"]
 
@@ -30,10 +42,23 @@ Inputs = Mapping[str, Any] | Array | DlpackArray | Sequence[Any] | Any
 Choice = Callable[[ModelMetadata], list[str]]
 
 _TURNS = 5
-"""How often everything is asked anew because the version that had begun to answer went away."""
+"""How often everything is asked again because what had begun to answer went away or changed."""
 
-_LOOK_S = 1.0
-"""How long a look for a canary may keep a call waiting."""
+_FRESH_S = 0.05
+"""How old a description may be that nothing confirms; a Triton takes longer to start and load."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A version as one server describes it."""
+
+    model: ModelMetadata
+    decided_by: str
+    checksum: str
+    read_at: float
+    """When the description was asked for, by `time.monotonic`."""
+    failures: int
+    """The server's failures until then."""
 
 
 class Session:
@@ -47,19 +72,13 @@ class Session:
     """
 
     def __init__(
-        self,
-        servers: Sequence[Transport],
-        *,
-        pace: Pace,
-        retries: Retries,
-        examples: ExampleReader,
+        self, servers: Sequence[Server], *, pace: Pace, retries: Retries, examples: ExampleReader
     ) -> None:
         self._asking = Asking(servers, pace=pace, retries=retries)
         self.servers = self._asking.servers
         self._pace = pace
         self._examples = examples
-        self._known: dict[tuple[str, int | None], ModelMetadata] = {}
-        self._canaries = Canaries()
+        self._known: dict[tuple[Server, str, int | None], _Known] = {}
 
     async def close(self) -> None:
         """Close each connection."""
@@ -73,13 +92,7 @@ class Session:
 
     async def metadata(self, model: str, version: int | None, deadline: Deadline) -> ModelMetadata:
         """Return what a model takes and gives, asked for now."""
-        number = "" if version is None else str(version)
-        metadata, config, chosen = await self._asking.ask(
-            lambda server, left_s: server.describe(model, number, left_s), deadline, model, number
-        )
-        found = metadata_of(metadata, config, chosen)
-        self._known[model, version] = self._known[model, found.version] = found
-        return found
+        return (await self._described(model, version, deadline)).model
 
     async def predict(
         self,
@@ -91,46 +104,20 @@ class Session:
         deadline: Deadline,
         allow_nonfinite: bool,
     ) -> Prediction:
-        """Return probabilities and labels for N rows, in their order, from one version.
-
-        A call that goes to a canary, and fails there, is made as if there were none.
-        """
+        """Return probabilities and labels for N rows, in their order, from one version."""
         choice = partial(batching.checked_outputs, outputs=outputs)
-        if version is None and (canary := await self._canary(model, deadline)) is not None:
-            try:
-                by, arrays = await self._infer_as(
-                    canary, canary.version, inputs, choice, deadline.half(), allow_nonfinite
-                )
-                found = prediction_of(by, arrays)
-                return found if allow_nonfinite else check_is_number(found)
-            except DataError:  # what serves may take it, or says what is wrong with it
-                pass
-            except ThresherError:
-                self._canaries.failed(model)
+        ask = partial(
+            self._infer, version=version, choice=choice, deadline=deadline, has_decision=True
+        )
         try:
-            by, arrays = await self._infer(
-                model, inputs, version, choice, deadline, allow_nonfinite
-            )
+            by, arrays = await ask(model, inputs, allow_nonfinite=allow_nonfinite)
         except NoTokenizerError as error:
-            by, arrays = await self._infer_texts(model, error, version, choice, deadline)
+            try:
+                by, arrays = await ask(f"{model}{TEXT_SUFFIX}", error.texts, allow_nonfinite=False)
+            except NotFoundError:
+                raise error from None
         found = prediction_of(by, arrays)
         return found if allow_nonfinite else check_is_number(found)
-
-    async def _infer_texts(
-        self,
-        model: str,
-        error: NoTokenizerError,
-        version: int | None,
-        choice: Choice,
-        deadline: Deadline,
-    ) -> tuple[ModelMetadata, dict[str, Array]]:
-        """Ask the model that takes texts for another one; without it, raise what was missing."""
-        try:
-            return await self._infer(
-                f"{model}{TEXT_SUFFIX}", error.texts, version, choice, deadline, False
-            )
-        except NotFoundError:
-            raise error from None
 
     async def infer(
         self,
@@ -149,88 +136,91 @@ class Session:
                 described.output(name)
             return list(dict.fromkeys(outputs or described.outputs))
 
-        _, arrays = await self._infer(model, inputs, version, choice, deadline, allow_nonfinite)
+        _, arrays = await self._infer(
+            model,
+            inputs,
+            version=version,
+            choice=choice,
+            deadline=deadline,
+            allow_nonfinite=allow_nonfinite,
+            has_decision=False,
+        )
         return arrays
-
-    async def _canary(self, model: str, deadline: Deadline) -> ModelMetadata | None:
-        """Return the model's canary if there is one and this call is of its share."""
-        if self._canaries.look_is_due(model):
-            if (model, None) not in self._known:  # finds a server that answers
-                await self.metadata(model, None, deadline)
-            found, share = None, 0.0
-            try:
-                metadata, config, version = await self.servers.current.describe(
-                    canary_of(model), "", max(0.01, min(_LOOK_S, deadline.left_s / 2))
-                )
-                if share := share_of(config):
-                    found = metadata_of(metadata, config, version)
-            except (CallFailure, ThresherError):
-                pass
-            self._canaries.found(model, found, share)
-        return self._canaries.drawn(model)
 
     async def _infer(
         self,
         model: str,
         inputs: Inputs,
+        *,
         version: int | None,
         choice: Choice,
         deadline: Deadline,
         allow_nonfinite: bool,
+        has_decision: bool,
     ) -> tuple[ModelMetadata, dict[str, Array]]:
         """Return the version that answered, and its outputs.
 
-        Without a version, what was known may be outdated: where inputs, or the server, disagree
-        with it, it is asked for anew.
+        What was known may be outdated: where inputs or the server disagree with it, it is asked for
+        again.
         """
-        known = self._known.get((model, version))
+        ask = partial(
+            self._infer_as,
+            version=version,
+            inputs=inputs,
+            choice=choice,
+            deadline=deadline,
+            allow_nonfinite=allow_nonfinite,
+            has_decision=has_decision,
+        )
+        known = self._known.get((self.servers.current, model, version))
         if known is not None:
             try:
-                return await self._infer_as(
-                    known, version, inputs, choice, deadline, allow_nonfinite
-                )
-            except (DataError, NotFoundError, RefusedError):
+                return await ask(known.model)
+            except (DataError, NotFoundError, RefusedError, ChangedError):
                 pass
         for turn in range(_TURNS):
-            described = await self.metadata(model, version, deadline)
+            known = await self._described(model, version, deadline)
             try:
-                return await self._infer_as(
-                    described, version, inputs, choice, deadline, allow_nonfinite
-                )
-            except GoneError:
-                if version is not None or turn == _TURNS - 1:
+                return await ask(known.model)
+            except (GoneError, ChangedError) as error:
+                is_gone = version is not None and isinstance(error, GoneError)
+                if is_gone or turn == _TURNS - 1:
                     raise
         raise AssertionError("the last turn returns or raises")
 
     async def _infer_as(
         self,
         described: ModelMetadata,
+        *,
         version: int | None,
         inputs: Inputs,
         choice: Choice,
         deadline: Deadline,
         allow_nonfinite: bool,
+        has_decision: bool,
     ) -> tuple[ModelMetadata, dict[str, Array]]:
         """Return the version that answered, and its outputs, given what is held for true."""
-        arrays = self._checked(described, inputs, allow_nonfinite)
+        given = self._examples.arrays(described, inputs)
+        arrays = checked_inputs(described, given, allow_nonfinite=allow_nonfinite)
         asked = choice(described)
         if described.max_batch_size and not len(next(iter(arrays.values()))):
             return described, batching.empty(described, asked)
         answers = await self._answers(described, version, arrays, asked, deadline)
-        answered = answers[0].version
-        by = described
-        if answered != described.version:
-            known = self._known.get((described.name, answered))
-            by = known or await self.metadata(described.name, answered, deadline)
+        joined = batching.join([answer.arrays for answer in answers])
+        server = answers[0].server
+        if not has_decision:
+            if answers[0].version != described.version:
+                self._known.pop((server, described.name, version), None)
+            return described, joined
+        by = await self._confirmed(described.name, answers, deadline)
+        try:
+            check_agrees(by.model, joined)
+        except ChangedError:
+            self._forget(server, by.model)
+            raise
         if version is None:
-            self._known[described.name, None] = by
-        return by, batching.join([answer.arrays for answer in answers])
-
-    def _checked(
-        self, described: ModelMetadata, inputs: Inputs, allow_nonfinite: bool
-    ) -> dict[str, Array]:
-        given = self._examples.arrays(described, inputs)
-        return checked_inputs(described, given, allow_nonfinite=allow_nonfinite)
+            self._known[server, described.name, None] = by
+        return by.model, joined
 
     async def _answers(
         self,
@@ -267,8 +257,91 @@ class Session:
             inputs=part,
             datatypes={name: described.inputs[name].datatype for name in part},
             outputs=tuple(outputs),
-            output_bytes=batching.output_bytes(described, outputs, part),
         )
         return await self._asking.ask(
             lambda server, left_s: server.infer(request, left_s), deadline, request.model, version
         )
+
+    async def _described(self, model: str, version: int | None, deadline: Deadline) -> _Known:
+        """Return a version's description, asked for now."""
+        number = "" if version is None else str(version)
+
+        async def call(server: Server, left_s: float) -> _Known:
+            known = await self._description(server, model, number, left_s)
+            self._known[server, model, version] = known
+            return known
+
+        return await self._asking.ask(call, deadline, model, number)
+
+    async def _description(
+        self, server: Server, model: str, version: str, timeout_s: float
+    ) -> _Known:
+        read_at, failures = time.monotonic(), server.failures
+        metadata, config, chosen = await server.describe(model, version, timeout_s)
+        text = decided_by(config, chosen)
+        known = self._known[server, model, chosen] = _Known(
+            model=metadata_of(metadata, config, chosen),
+            decided_by=text,
+            checksum=checksum_of(text),
+            read_at=read_at,
+            failures=failures,
+        )
+        return known
+
+    def _forget(self, server: Server, model: ModelMetadata) -> None:
+        for version in (model.version, None):
+            self._known.pop((server, model.name, version), None)
+
+    async def _confirmed(self, model: str, answers: Sequence[Answer], deadline: Deadline) -> _Known:
+        """Return the description of what gave these answers, all of which one version gave.
+
+        Raises:
+            ChangedError: If that cannot be said, or not of all of them alike.
+        """
+        found = [
+            await self._confirmed_at(
+                server,
+                model,
+                answers[0].version,
+                {answer.checksum for answer in answers if answer.server is server},
+                deadline,
+            )
+            for server in dict.fromkeys(answer.server for answer in answers)
+        ]
+        if len({known.decided_by for known in found}) > 1:
+            raise ChangedError.of(model, answers[0].version, "two servers hold different ones")
+        return found[0]
+
+    async def _confirmed_at(
+        self, server: Server, model: str, version: int, checksums: set[str], deadline: Deadline
+    ) -> _Known:
+        """Return the description of a version that has just answered.
+
+        A backend that sends a checksum with each answer makes this exact. With others, a server
+        that is another one than the description was read from must have restarted since: that takes
+        longer than `_FRESH_S`, and calls that meet it fail.
+        """
+        now, failures = time.monotonic(), server.failures
+        left_s = max(deadline.left_s, 0.1)
+        changed = ChangedError.of(model, version, "it was exchanged while it answered")
+        known = self._known.get((server, model, version))
+        try:
+            if known is None:
+                known = await self._description(server, model, str(version), left_s)
+                if time.monotonic() - now > _FRESH_S or server.failures != failures:
+                    raise changed  # the next turn has this description from the start
+            if checksums != {""}:
+                if checksums == {known.checksum}:
+                    return known
+                self._forget(server, known.model)
+                raise changed
+            if now - known.read_at < _FRESH_S and known.failures == failures:
+                return known
+            config = await server.config(model, str(version), left_s)
+        except CallFailure:
+            raise changed from None
+        if decided_by(config, version) != known.decided_by:
+            self._forget(server, known.model)
+            raise changed
+        known.read_at, known.failures = now, failures
+        return known

@@ -14,13 +14,12 @@ import concurrent.futures
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from thresher_serving.client import forks
 from thresher_serving.client.failures import CallFailure
 
-__all__ = ["BlockingCalls", "Calls", "SuspendingCalls"]
-
-WhenOver = Callable[[Any, BaseException | None], None]
+__all__ = ["BlockingCalls", "SuspendingCalls"]
 
 _GRACE_S = 60.0
 """How much later than its caller's deadline a call is cancelled after all."""
@@ -28,35 +27,6 @@ _GRACE_S = 60.0
 
 def _late() -> CallFailure:
     return CallFailure("DEADLINE_EXCEEDED", "no answer in time")
-
-
-class Calls(Protocol):
-    """Starts inference, waits for it, and knows what is still under way."""
-
-    async def infer(
-        self,
-        client: Any,
-        model: str,
-        feeds: Sequence[Any],
-        *,
-        when_over: WhenOver,
-        timeout_s: float,
-        **options: Any,
-    ) -> Any:
-        """Return tritonclient's result; raises its exception, or `CallFailure` when it is late.
-
-        Args:
-            client: The tritonclient.
-            model: The model's name.
-            feeds: Its inputs.
-            when_over: Called with the result or None, and the error or None, when the server is
-                done with the call; before its caller goes on.
-            timeout_s: How long to wait.
-            options: More arguments of tritonclient's ``infer``.
-        """
-
-    async def ended(self, timeout_s: float) -> None:
-        """Return when no call is under way any more, or after so many seconds."""
 
 
 class BlockingCalls:
@@ -76,27 +46,32 @@ class BlockingCalls:
         model: str,
         feeds: Sequence[Any],
         *,
-        when_over: WhenOver,
         timeout_s: float,
         **options: Any,
     ) -> Any:
-        """See `Calls.infer`."""
+        """Return tritonclient's result; raises its exception, or `CallFailure` when it is late.
+
+        Args:
+            client: The tritonclient.
+            model: The model's name.
+            feeds: Its inputs.
+            timeout_s: How long to wait.
+            options: More arguments of tritonclient's ``infer``.
+        """
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._under_way.add(future)
         self._is_closing = False
 
         def call() -> None:
-            result, error = None, None
+            late_s = timeout_s + _GRACE_S
             try:
-                result = client.infer(model, feeds, client_timeout=timeout_s + _GRACE_S, **options)
-            except BaseException as raised:  # noqa: BLE001 - it is the caller's
-                error = raised
-            self._under_way.discard(future)
-            when_over(result, error)
-            if error is None:
-                future.set_result(result)
-            else:
+                with forks.CALLS:
+                    result = client.infer(model, feeds, client_timeout=late_s, **options)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
                 future.set_exception(error)
+            else:
+                future.set_result(result)
+            self._under_way.discard(future)
 
         try:
             work = self._idle.pop()
@@ -111,7 +86,7 @@ class BlockingCalls:
             raise _late() from None
 
     async def ended(self, timeout_s: float) -> None:
-        """See `Calls.ended`; workers that are idle end too."""
+        """Return when no call is under way any more, or after so many seconds; workers end too."""
         self._is_closing = True
         concurrent.futures.wait(list(self._under_way), timeout_s)
         while self._idle:
@@ -138,27 +113,20 @@ class SuspendingCalls:
         model: str,
         feeds: Sequence[Any],
         *,
-        when_over: WhenOver,
         timeout_s: float,
         **options: Any,
     ) -> Any:
-        """See `Calls.infer`."""
-
-        def over(task: asyncio.Task[Any]) -> None:
-            self._under_way.discard(task)
-            error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            when_over(task.result() if error is None else None, error)
-
+        """See `BlockingCalls.infer`."""
         call = client.infer(model, feeds, client_timeout=timeout_s + _GRACE_S, **options)
         task = asyncio.ensure_future(call)
         self._under_way.add(task)
-        task.add_done_callback(over)
+        task.add_done_callback(self._under_way.discard)
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
             raise _late()
         return task.result()
 
     async def ended(self, timeout_s: float) -> None:
-        """See `Calls.ended`."""
+        """Return when no call is under way any more, or after so many seconds."""
         if self._under_way:
             await asyncio.wait(set(self._under_way), timeout=timeout_s)

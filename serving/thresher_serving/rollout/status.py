@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from thresher.certificate import CERTIFICATE_FILE
 from thresher.errors import ConfigError, NotFoundError, ParityError, ServerError, ThresherError
@@ -109,10 +110,12 @@ class StatusReader:
     ) -> None:
         self._where = as_connection(where)
         self._repository = repository
-        if metrics_url is not None and not Connection(url=metrics_url).is_http:
+        if metrics_url is not None and not metrics_url.startswith(("http://", "https://")):
             raise ConfigError(
                 f'"{metrics_url}" is no address of metrics; expected http://HOST:PORT/metrics'
             )
+        if metrics_url is not None:
+            Connection(url=urlsplit(metrics_url).netloc)  # checks host and port
         self._metrics_url = metrics_url
         self._state_dir = state_dir
         self._alias = alias

@@ -94,9 +94,9 @@ def pictures() -> np.ndarray:
 
 def test_python_examples_agree_with_each_other(server: Triton, pictures: np.ndarray) -> None:
     codes = examples("python", server)
-    assert len(codes) == 5
+    assert len(codes) == 6
     # tritonclient alone cuts no batches
-    names: dict[str, Any] = {"pictures": pictures[:8]}
+    names: dict[str, Any] = {"pictures": pictures[:8], "np": np}
     for code in codes:
         exec(compile(code, str(PAGE), "exec"), names)
     names["triton"].close()
@@ -105,7 +105,9 @@ def test_python_examples_agree_with_each_other(server: Triton, pictures: np.ndar
     np.testing.assert_array_equal(answer.thresholds, np.float32(THRESHOLDS))
     expected = [[label.name for label in answer.named(row)] for row in range(8)]
     assert any(expected)
-    assert names["names"] == expected
+    assert names["names"] == names["http_names"] == expected
+    assert isinstance(names["http_margins"], np.ndarray)
+    np.testing.assert_array_equal(names["http_margins"] >= 0, answer.labels)
     assert [one["labels"] for one in answer.to_dicts()] == expected
     assert [[label.name for label in one.named(0)] for one in names["answers"]] == expected
     assert names["table"].num_rows == 80
@@ -123,7 +125,9 @@ def test_shell_examples_give_names_without_thresher(server: Triton, tmp_path: Pa
         ).stdout
         for code in examples("sh", server)
     )
-    assert json.loads(named.replace("'", '"')) == [], "a blank picture has no label"
+    labels, thresholds = (json.loads(line.replace("'", '"')) for line in named.splitlines())
+    assert labels == [], "a blank picture has no label"
+    assert thresholds == dict(zip(LABELS, map(pytest.approx, THRESHOLDS), strict=True))
     (output,) = json.loads(classified)["outputs"]
     assert [entry.split(":")[1:] for entry in output["data"]] == [
         ["0", "0"],
@@ -139,4 +143,4 @@ def test_shell_examples_give_names_without_thresher(server: Triton, tmp_path: Pa
     named = subprocess.run(
         ["sh", "-ec", code], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
-    assert named.strip() == "['3', '7']"
+    assert named.splitlines()[0] == "['3', '7']"

@@ -9,7 +9,6 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,7 +18,6 @@ from support.served_weather import write_weather
 from support.triton import Triton, triton
 from thresher_serving import Client, Runtime
 from thresher_serving.client.async_client import AsyncClient
-from thresher_serving.connection import Connection
 
 ROWS = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 """Three requests: each call cuts, pipelines and joins."""
@@ -44,10 +42,8 @@ def held() -> tuple[int, int, int]:
     return process.memory_info().rss, process.num_fds(), threading.active_count()
 
 
-def blocking(
-    url: str | Connection, **options: bool
-) -> tuple[Callable[[int], None], Callable[[], None]]:
-    client = Client(url, **options)
+def blocking(url: str) -> tuple[Callable[[int], None], Callable[[], None]]:
+    client = Client(url)
 
     def ask(calls: int) -> None:
         for _ in range(calls):
@@ -73,19 +69,11 @@ def awaiting(url: str) -> tuple[Callable[[int], None], Callable[[], None]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "way", ["gRPC", "gRPC with memory", "HTTP", "faster way", "async gRPC", "async HTTP"]
-)
-def test_twenty_thousand_requests_leave_nothing_behind(server: Triton, way: str) -> None:
-    url = server.http_url if "HTTP" in way else server.grpc_url
-    if "async" in way:
-        ask, close = awaiting(url)
-    elif "memory" in way:
-        ask, close = blocking(url, shared_memory=True)
-    elif way == "faster way":
-        ask, close = blocking(Connection(url=url, http_port=server.http_port))
-    else:
-        ask, close = blocking(url)
+@pytest.mark.parametrize("way", [blocking, awaiting])
+def test_twenty_thousand_requests_leave_nothing_behind(
+    server: Triton, way: Callable[[str], tuple[Callable[[int], None], Callable[[], None]]]
+) -> None:
+    ask, close = way(server.grpc_url)
     try:
         ask(WARM_CALLS)
         rss, files, threads = held()
@@ -94,7 +82,7 @@ def test_twenty_thousand_requests_leave_nothing_behind(server: Triton, way: str)
     finally:
         close()
     growth = rss_after - rss
-    print(f"{way}: {3 * CALLS} requests, {growth / 1024:.0f} KiB more memory")
+    print(f"{way.__name__}: {3 * CALLS} requests, {growth / 1024:.0f} KiB more memory")
     assert growth < MOST_GROWTH
     assert files_after <= files + 2
     assert threads_after <= threads
@@ -102,10 +90,9 @@ def test_twenty_thousand_requests_leave_nothing_behind(server: Triton, way: str)
 
 def test_clients_that_come_and_go_leave_nothing_behind(server: Triton) -> None:
     def once() -> None:
-        for url in (server.grpc_url, server.http_url):
-            ask, close = blocking(url)
-            ask(2)
-            close()
+        ask, close = blocking(server.grpc_url)
+        ask(2)
+        close()
 
     once()
     _, files, threads = held()
@@ -114,12 +101,3 @@ def test_clients_that_come_and_go_leave_nothing_behind(server: Triton) -> None:
     _, files_after, threads_after = held()
     assert files_after <= files + 2
     assert threads_after <= threads
-
-
-def test_no_memory_lies_where_programs_share_it(server: Triton) -> None:
-    before = set(Path("/dev/shm").glob("psm_*"))
-    ask, close = blocking(server.grpc_url, shared_memory=True)
-    ask(3)
-    assert set(Path("/dev/shm").glob("psm_*")) - before
-    close()
-    assert not set(Path("/dev/shm").glob("psm_*")) - before

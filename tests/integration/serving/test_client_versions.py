@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from support.served_weather import write_weather
 from support.triton import triton
@@ -20,9 +19,8 @@ ROWS = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
 """150 requests, of probabilities that lie between the versions' thresholds for the most part."""
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
 def test_rows_of_many_requests_come_from_one_version_while_versions_change(
-    runtime: Runtime, tmp_path: Path, scheme: str
+    runtime: Runtime, tmp_path: Path
 ) -> None:
     root = tmp_path / "models"
     for version, thresholds in THRESHOLDS.items():
@@ -39,7 +37,7 @@ def test_rows_of_many_requests_come_from_one_version_while_versions_change(
     with triton(runtime, root, ["weather"], log=tmp_path / "log") as server:
 
         def ask() -> None:
-            with Client(server.http_url if scheme else server.grpc_url) as client:
+            with Client(server.grpc_url) as client:
                 while not end.is_set():
                     try:
                         got = client.predict("weather", ROWS)

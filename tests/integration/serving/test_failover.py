@@ -53,36 +53,27 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
-def test_the_next_server_answers_where_the_first_is_down(alive: Triton, scheme: str) -> None:
-    url = alive.http_url if scheme else alive.grpc_url
-    with Client([scheme + NOBODY, url]) as client:
+def test_the_next_server_answers_where_the_first_is_down(alive: Triton) -> None:
+    url = alive.grpc_url
+    with Client([NOBODY, url]) as client:
         assert len(client.predict("weather", LOGITS)) == 2
         assert client.url == url
         assert len(client.predict("weather", LOGITS)) == 2
         assert client.url == url, "it stays with the one that answers"
 
     async def asked() -> str:
-        async with AsyncClient([scheme + NOBODY, url]) as client:
+        async with AsyncClient([NOBODY, url]) as client:
             await asyncio.gather(*(client.predict("weather", LOGITS) for _ in range(20)))
             return client.url
 
     assert asyncio.run(asked()) == url
 
 
-def test_servers_may_be_asked_over_different_protocols(alive: Triton) -> None:
-    with Client([NOBODY, alive.http_url]) as client:
-        assert len(client.predict("weather", LOGITS)) == 2
-
-
-@pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_server_that_hangs_does_not_use_up_the_time(
-    alive: Triton, silent: str, scheme: str
-) -> None:
-    with Client([scheme + silent, alive.grpc_url]) as client:
+def test_a_server_that_hangs_does_not_use_up_the_time(alive: Triton, silent: str) -> None:
+    with Client([silent, alive.grpc_url]) as client:
         assert len(client.predict("weather", LOGITS, timeout_s=2)) == 2
     with (
-        Client(scheme + silent) as client,
+        Client(silent) as client,
         pytest.raises(ServerError, match="did not answer in time"),
     ):
         client.predict("weather", LOGITS, timeout_s=0.3)
@@ -114,14 +105,13 @@ def test_what_the_server_refuses_is_asked_once(alive: Triton) -> None:
     assert time.monotonic() - start < 10, "a second attempt comes after 15 s on average"
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
 def test_calls_outlive_a_server_that_is_killed_while_they_are_under_way(
-    models: Path, runtime: Runtime, alive: Triton, tmp_path: Path, scheme: str
+    models: Path, runtime: Runtime, alive: Triton, tmp_path: Path
 ) -> None:
     """Of two servers, the one that is asked dies: every call is answered by the other."""
     answered, failed = [], []
     with triton(runtime, models, ["weather"], log=tmp_path / "log") as dying:
-        urls = [s.http_url if scheme else s.grpc_url for s in (dying, alive)]
+        urls = [dying.grpc_url, alive.grpc_url]
         with Client(urls) as client:
             client.predict("weather", LOGITS)
             assert client.url == urls[0]
@@ -149,12 +139,11 @@ def test_calls_outlive_a_server_that_is_killed_while_they_are_under_way(
     assert 0 < before < len(answered)
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_server_that_is_started_anew_is_found_again(
-    models: Path, runtime: Runtime, tmp_path: Path, scheme: str
+def test_a_server_that_is_started_again_is_found_again(
+    models: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     ports = {"grpc_port": free_port(), "http_port": free_port()}
-    url = f"{scheme}127.0.0.1:{ports['http_port' if scheme else 'grpc_port']}"
+    url = f"127.0.0.1:{ports['grpc_port']}"
     retries = Retries(attempts=1000, base_s=0.2, cap_s=0.2)
     with Client(url, retries=retries) as client:
         with triton(runtime, models, ["weather"], log=tmp_path / "log", **ports):
@@ -206,7 +195,7 @@ def test_deadlines_that_pass_while_the_server_works_leave_it_alive(
     assert late > 100, "too few passed for this to tell anything"
 
 
-KEYS = {"triton-grpc-protocol-wanted": "open sesame", "wanted": "open sesame"}
+KEYS = {"triton-grpc-protocol-wanted": "open sesame"}
 
 
 @pytest.fixture(scope="module")
@@ -214,20 +203,14 @@ def guarded(
     models: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Triton]:
     """A server that answers inference only to those that send a key."""
-    options = [
-        "--grpc-restricted-protocol=inference,shared-memory:wanted=open sesame",
-        "--http-restricted-api=inference,shared-memory:wanted=open sesame",
-    ]
+    option = "--grpc-restricted-protocol=inference:wanted=open sesame"
     log = tmp_path_factory.mktemp("guarded") / "log"
-    with triton(runtime, models, ["weather"], *options, log=log) as running:
+    with triton(runtime, models, ["weather"], option, log=log) as running:
         yield running
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_key_opens_a_guarded_server_and_its_lack_is_explained(
-    guarded: Triton, scheme: str
-) -> None:
-    url = guarded.http_url if scheme else guarded.grpc_url
+def test_a_key_opens_a_guarded_server_and_its_lack_is_explained(guarded: Triton) -> None:
+    url = guarded.grpc_url
     with Client(url, headers=KEYS) as client:
         assert len(client.predict("weather", LOGITS)) == 2
     wrong = dict.fromkeys(KEYS, "wrong")

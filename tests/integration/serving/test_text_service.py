@@ -63,11 +63,10 @@ def server(
 
 
 @pytest.mark.parametrize("name", ["emotions", "free"])
-@pytest.mark.parametrize("transport", ["grpc_url", "http_url"])
 def test_texts_get_the_very_answers_that_the_clients_tokens_get(
-    server: Triton, models: Path, name: str, transport: str
+    server: Triton, models: Path, name: str
 ) -> None:
-    url = getattr(server, transport)
+    url = server.grpc_url
     tokenizer = models / f"{name}.text" / "1" / "tokenizer.json"
     with Client(url, tokenizer=tokenizer, max_length=8) as client:
         # a request's rows are padded to its own longest, so both send the same eight rows

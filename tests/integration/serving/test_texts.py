@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from support.networks import publish_network
 from support.triton import Triton, triton
 from thresher import Decision
+from thresher.artifacts.input_spec import InputSpec, TextSpec
+from thresher.cli import main
 from thresher.errors import DataError, NotFoundError
 from thresher.tables.texts import Tokenizer
 from thresher_serving import Client, ModelMetadata, Runtime, TensorMetadata
@@ -193,8 +198,82 @@ def test_texts_are_predicted_like_their_tokens(server: Triton, own_tokenizer: Pa
     assert got.labels[:, 0].tolist() == [len(t.split()) >= 3 for t in texts]
 
     async def asked() -> list[bool]:
-        async with AsyncClient(server.http_url, tokenizer=own_tokenizer) as client:
+        async with AsyncClient(server.grpc_url, tokenizer=own_tokenizer) as client:
             each = await asyncio.gather(*(client.predict("emotions", [t]) for t in texts))
             return [bool(one.labels[0, 0]) for one in each]
 
     assert asyncio.run(asked()) == got.labels[:, 0].tolist()
+
+
+@pytest.fixture(scope="module")
+def published(
+    runtime: Runtime, own_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Triton, Path]]:
+    """A published model of texts, served without its companion ``words.text``."""
+    root = tmp_path_factory.mktemp("published") / "models"
+    nodes = [
+        ("Cast", ["input_ids"], ["ids"], {"to": TensorProto.FLOAT}),
+        ("Cast", ["attention_mask"], ["mask"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["ids", "mask"], ["kept"]),
+        ("ReduceSum", ["kept", "axis"], ["sum"], {"keepdims": 1}),
+        ("ReduceSum", ["mask", "axis"], ["count"], {"keepdims": 1}),
+        ("Concat", ["count", "sum"], ["logits"], {"axis": 1}),
+    ]
+    publish_network(
+        root,
+        nodes,
+        {name: (TensorProto.INT64, ["length"]) for name in ("input_ids", "attention_mask")},
+        constants={"axis": np.int64([1])},
+        labels=LABELS,
+        spec=InputSpec(text=TextSpec(max_length=4)),
+        files={"tokenizer.json": own_tokenizer.read_bytes()},
+        name="words",
+    )
+    with triton(runtime, root, ["words"], log=root.parent / "log") as running:
+        yield running, root
+
+
+def test_without_the_companion_texts_take_the_published_tokenizer(
+    published: tuple[Triton, Path],
+) -> None:
+    """As under Python 3.13, where the embedded server has no ``NAME.text``."""
+    server, root = published
+    texts = ["i love this", "so sad , really sad", "why ?"]
+    outputs = ("probabilities", "labels", "logits")
+    with Client(server.grpc_url, repository=root) as client:
+        got = client.predict("words", texts, outputs=outputs)
+    assert got.logits is not None
+    assert got.logits.tolist() == [[3, 2 + 3 + 4], [4, 5 + 6 + 8 + 7], [2, 9 + 10]]
+
+    async def asked() -> list[list[float]]:
+        async with AsyncClient(server.grpc_url, repository=root) as client:
+            one = await client.predict("words", texts[0], outputs=outputs)
+            assert one.logits is not None
+            return one.logits.tolist()
+
+    assert asyncio.run(asked()) == [[3, 9]]
+    command = ["predict", "words", texts[0], "--server", server.grpc_url, "--json"]
+    done = CliRunner().invoke(main, [*command, "--repository", str(root)])
+    assert done.exit_code == 0, done.output
+    (example,) = json.loads(done.stdout)["examples"]
+    assert [label["label"] for label in example["labels"]] == ["joy", "sadness"]
+
+
+def test_without_companion_and_tokenizer_the_error_says_what_to_give(
+    published: tuple[Triton, Path], tmp_path: Path
+) -> None:
+    server, root = published
+    for repository in (None, tmp_path):
+        with (
+            Client(server.grpc_url, repository=repository) as client,
+            pytest.raises(DataError, match=r"tokenizer=PATH.*repository=PATH.*words\.text"),
+        ):
+            client.predict("words", "why ?")
+    other = tmp_path / "words" / "1"
+    shutil.copytree(root / "words" / "1", other)
+    (other / "certificate.json").write_text((other / "certificate.json").read_text() + "\n")
+    with (
+        Client(server.grpc_url, repository=tmp_path) as client,
+        pytest.raises(DataError, match="repository=PATH"),
+    ):
+        client.predict("words", "why ?")  # another version's folder

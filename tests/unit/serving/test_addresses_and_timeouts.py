@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from thresher.cli import main
 from thresher.errors import ConfigError
 from thresher_serving import AsyncClient, Client, control
-from thresher_serving.client.retries import Deadline, Retries
+from thresher_serving.client.retries import Retries
 from thresher_serving.connection import Connection, Tls, checked_timeout
 from thresher_serving.embedded.ports import choose_ports
 from thresher_serving.rollout import RolloutOptions, StatusReader
@@ -25,7 +25,7 @@ NO_TIMES: list[Any] = [math.inf, -math.inf, math.nan, 0, -1, 0.0, 1e9, None, "30
 
 
 @pytest.mark.parametrize("port", NO_PORTS)
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "http://triton", "grpcs://triton"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "grpc://triton", "grpcs://triton"])
 def test_what_is_no_port_is_refused(host: str, port: str) -> None:
     with pytest.raises(ConfigError, match=r"is no port; expected a whole number from 1 to 65535"):
         Connection(url=f"{host}:{port}")
@@ -45,14 +45,8 @@ def test_what_is_no_host_is_refused(url: str) -> None:
         Connection(url=url)
 
 
-@pytest.mark.parametrize("port", [0, -1, 99999])
-def test_the_port_for_http_is_checked_too(port: int) -> None:
-    with pytest.raises(ConfigError, match=f'http_port: "{port}" is no port'):
-        Connection(url="triton:8001", http_port=port)
-
-
 @pytest.mark.parametrize(
-    "url", ["h:1", "h:65535", "[fe80::1%eth0]:8001", "http://h:80/prefix", "my_service-1.ns:8001"]
+    "url", ["h:1", "h:65535", "[fe80::1%eth0]:8001", "grpcs://h:80", "my_service-1.ns:8001"]
 )
 def test_what_is_an_address_is_taken(url: str) -> None:
     assert Connection(url=url, tls=Tls() if "grpcs" in url else None).url == url
@@ -90,15 +84,6 @@ def test_an_async_call_refuses_it_too() -> None:
 def test_numbers_of_every_kind_are_time_outs() -> None:
     for timeout_s in (1, 0.5, np.float32(2), np.int64(3)):
         assert checked_timeout(timeout_s) == float(timeout_s)
-
-
-def test_half_of_a_deadline_may_be_over() -> None:
-    deadline = Deadline(1e-6)
-    time.sleep(0.01)
-    half = deadline.half()
-    time.sleep(0.001)
-    assert half.left_s < 0
-    assert 4 < Deadline(10).half().left_s <= 5
 
 
 def test_retries_take_no_endless_pause() -> None:

@@ -72,3 +72,14 @@ def test_outputs_must_suffice_for_labels() -> None:
         checked_outputs(model(named), ["labels"])
     with pytest.raises(NotFoundError, match='unknown output "logits"'):
         checked_outputs(model(named), ["probabilities", "logits"])
+
+
+def test_parts_fit_into_a_message_of_grpc() -> None:
+    pixels = np.broadcast_to(np.uint8(0), (3000, 3, 512, 512))
+    weights = np.broadcast_to(np.float32(0), (3000, 64))
+    parts = cut({"pixels": pixels, "weights": weights}, 4096)
+    assert sum(len(part["pixels"]) for part in parts) == 3000
+    assert all(sum(array.nbytes for array in part.values()) <= 2**30 for part in parts)
+    assert len(parts) == 3
+    (huge,) = cut({"x": np.broadcast_to(np.uint8(0), (1, 3 * 2**30))}, 8)
+    assert len(huge["x"]) == 1

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from thresher.errors import ConfigError, NotFoundError, ServerError
-from thresher_serving import Client
+from thresher.errors import ConfigError, NotFoundError
+from thresher_serving import AsyncClient, Client
 from thresher_serving.connection import Connection, Tls, as_connection
 
 
 @pytest.mark.parametrize(
-    ("url", "address", "http", "encrypted"),
+    ("url", "address", "encrypted"),
     [
-        ("127.0.0.1:8001", "127.0.0.1:8001", False, False),
-        ("grpc://triton:8001", "triton:8001", False, False),
-        ("grpcs://triton:8001", "triton:8001", False, True),
-        ("http://triton:8000/", "triton:8000", True, False),
-        ("https://triton", "triton", True, True),
+        ("127.0.0.1:8001", "127.0.0.1:8001", False),
+        ("grpc://triton:9001", "triton:9001", False),
+        ("grpcs://triton:9001/", "triton:9001", True),
+        ("grpcs://triton", "triton:8001", True),
+        ("triton", "triton:8001", False),
+        ("[::1]", "[::1]:8001", False),
     ],
 )
-def test_an_address_may_have_a_scheme(url: str, address: str, http: bool, encrypted: bool) -> None:
+def test_an_address_may_have_a_scheme_and_a_port(url: str, address: str, encrypted: bool) -> None:
     connection = as_connection(url)
-    found = connection.address, connection.is_http, connection.is_encrypted
-    assert found == (address, http, encrypted)
+    assert (connection.address, connection.is_encrypted) == (address, encrypted)
     assert as_connection(connection) is connection
+
+
+@pytest.mark.parametrize(
+    ("url", "grpc"),
+    [
+        ("http://127.0.0.1:8000", "127.0.0.1:8001"),
+        ("https://triton.example/v2/models/x", "triton.example:8001"),
+        ("http://[::1]:8000", "[::1]:8001"),
+        ("http://", "HOST:8001"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient, as_connection])
+def test_an_http_address_is_answered_with_the_grpc_one_and_the_page(
+    url: str, grpc: str, kind: Callable[[str], object]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        kind(url)
+    assert f"{url} is an HTTP address, and this goes over gRPC: give {grpc}, or" in str(error.value)
+    page, section = re.search(r'(docs/\S+\.md), "(.*?)"', str(error.value)).groups()  # type: ignore
+    text = (Path(__file__).parents[3] / page).read_text(encoding="utf-8")
+    assert f"\n## {section}\n" in text
+    assert "tritonclient.http" in text
 
 
 @pytest.mark.parametrize("url", ["", "ftp://triton:21", "grpc://"])
@@ -42,41 +66,23 @@ def test_no_server_at_all_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("connection", "grpc", "http"),
+    ("url", "here"),
     [
-        (Connection(url="127.0.0.1"), "127.0.0.1:8001", "http://127.0.0.1:8000"),
-        (Connection(url="[::1]"), "[::1]:8001", "http://[::1]:8000"),
-        (
-            Connection(url="triton.local", http_port=80),
-            "triton.local:8001",
-            "http://triton.local:80",
-        ),
-        (Connection(url="triton:81", http_port=80), "triton:81", "http://triton:80"),
-        (Connection(url="triton:8001"), "triton:8001", None),
-        (Connection(url="grpc://triton"), "triton", None),
-        (Connection(url="http://triton"), "triton", None),
-        (Connection(url="triton", tls=Tls()), "triton:8001", None),
+        ("127.0.0.1:8001", True),
+        ("127.9.8.7", True),
+        ("localhost:8001", True),
+        ("[::1]", True),
+        ("grpcs://[::1]:8001", True),
+        ("0.0.0.0:8001", True),
+        ("127.0.0.1.example:8001", False),
+        ("127.example:8001", False),
+        ("triton.local:8001", False),
+        ("192.168.0.1:8001", False),
+        ("[fe80::1%eth0]:8001", False),
     ],
 )
-def test_a_host_alone_is_tritons_usual_ports(
-    connection: Connection, grpc: str, http: str | None
-) -> None:
-    assert connection.address == grpc
-    assert (connection.over_http.url if connection.over_http else None) == http
-
-
-def test_the_way_over_http_bears_the_same_keys() -> None:
-    twin = Connection(url="127.0.0.1", headers={"thresher-key": "open sesame"}).over_http
-    assert twin is not None
-    assert twin.headers == {"thresher-key": "open sesame"}
-
-
-@pytest.mark.parametrize(
-    "url", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "127.0.0.1", "localhost", "[::1]"]
-)
-def test_loopback_addresses_are_known(url: str) -> None:
-    assert Connection(url=url).is_loopback
-    assert not Connection(url="triton.local:8001").is_loopback
+def test_loopback_addresses_are_known(url: str, here: bool) -> None:
+    assert Connection(url=url).is_loopback is here
 
 
 @pytest.mark.parametrize(
@@ -98,18 +104,8 @@ def test_a_certificate_goes_with_its_key() -> None:
         Tls(key=Path("me.key"))
 
 
-@pytest.mark.parametrize("url", ["grpcs://127.0.0.1:1", "https://127.0.0.1:1"])
+@pytest.mark.parametrize("url", ["grpcs://127.0.0.1:1", "127.0.0.1:1"])
 def test_a_certificate_that_is_not_there_is_named(url: str, tmp_path: Path) -> None:
     missing = tmp_path / "none.pem"
     with pytest.raises(NotFoundError, match=r"tls: ca .*none\.pem cannot be read"):
         Client(url, tls=Tls(ca=missing)).wait_ready(timeout_s=0.001)
-
-
-def test_model_control_over_http_is_refused_with_the_next_step() -> None:
-    with pytest.raises(ServerError, match="goes over gRPC; give its HOST:PORT"):
-        Connection(url="http://127.0.0.1:8000").open()
-
-
-def test_shared_memory_over_http_is_refused() -> None:
-    with pytest.raises(ConfigError, match="shared memory goes with gRPC"):
-        Client("http://127.0.0.1:8000", shared_memory=True)

@@ -109,6 +109,14 @@ def test_one_row_is_a_dict_of_values() -> None:
     np.testing.assert_array_equal(got["features"], FEATURES[1:2])
 
 
+def test_one_row_may_hold_numbers_of_numpy() -> None:
+    """As a loop over a frame or an array gives them."""
+    row = ROWS[0] | {"wind": np.float64(1.5), "day": np.int64(7), "sky": np.str_("grey")}
+    made = ExampleReader().arrays(WEATHER_MODEL, row)
+    np.testing.assert_array_equal(made["features"], FEATURES[:1])
+    np.testing.assert_array_equal(made["categories"], CATEGORIES[:1])
+
+
 def test_arrays_pass_as_they_are() -> None:
     arrays = {"features": FEATURES, "categories": CATEGORIES}
     assert ExampleReader().arrays(WEATHER_MODEL, arrays) is arrays
@@ -234,7 +242,9 @@ def test_texts_become_ngrams_without_a_tokenizer(tmp_path: Path) -> None:
 def test_texts_without_a_tokenizer_say_which_model_takes_them() -> None:
     tokens = model(InputSpec(text=TextSpec()), input_ids=("INT64", (-1,)))
     for given in ("hello", ["hello"], {"text": ["hello"]}):
-        with pytest.raises(NoTokenizerError, match=r"tokenizer=PATH.*or ask m\.text") as caught:
+        with pytest.raises(
+            NoTokenizerError, match=r"tokenizer=PATH.*repository=PATH.*m\.text"
+        ) as caught:
             ExampleReader().arrays(tokens, given)
         assert caught.value.texts == ["hello"]
 

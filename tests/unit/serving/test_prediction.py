@@ -103,10 +103,9 @@ def test_a_printed_answer_names_few_rows_and_shows_controls_as_text() -> None:
         thresholds=None,
         model_name="weather",
         model_version=3,
-        is_canary=True,
     )
     assert str(answer) == (
-        "<Prediction by weather version 3, a canary: 1 row x 2 labels\n  0: \\x1b[31mb 0.750>"
+        "<Prediction by weather version 3: 1 row x 2 labels\n  0: \\x1b[31mb 0.750>"
     )
     empty = Prediction(
         probabilities=np.zeros((0, 2), np.float32),

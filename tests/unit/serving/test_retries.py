@@ -74,6 +74,13 @@ def test_only_what_passes_is_asked_again(status: str, message: str, again: bool)
     assert CallFailure(status, message).is_transient is again
 
 
+def test_only_a_server_that_cannot_be_reached_is_taken_to_be_restarting() -> None:
+    for message, restarts in [("Socket closed", True), ("Exceeds maximum queue size", False)]:
+        assert CallFailure("UNAVAILABLE", message).is_outage is restarts
+    away = CallFailure("UNAVAILABLE", "model 'x' has no available versions")
+    assert (away.is_away, away.is_outage) == (True, False)
+
+
 def test_errors_say_what_to_do() -> None:
     def told(status: str, message: str, **options: object) -> str:
         error = explained(CallFailure(status, message), "a:1", **options)  # type: ignore[arg-type]
@@ -84,10 +91,10 @@ def test_errors_say_what_to_do() -> None:
     assert "wants a key for this call. Set THRESHER_SERVER_KEY" in told("UNAVAILABLE", restricted)
     assert "expecting header 'triton-grpc-protocol-k'" in told("UNAVAILABLE", restricted)
     assert "Run: thresher serve" in told("UNAVAILABLE", "Connection refused")
-    assert "If that is an HTTP port: http://a:1." in told("UNAVAILABLE", "Socket closed")
-    frames = told("UNAVAILABLE", "\0\0\x18\x04\0")
-    assert "If that is a gRPC port: a:1" in frames
-    assert frames.isprintable()
+    assert "If a:1 is an HTTP port: gRPC has its own, 8001 by default." in told(
+        "UNAVAILABLE", "Socket closed"
+    )
+    assert told("UNAVAILABLE", "\0\0\x18\x04\0").isprintable()
     assert "did not answer in time" in told("DEADLINE_EXCEEDED", "")
     assert "its queue is full" in told("UNAVAILABLE", "Exceeds maximum queue size")
     gone = "Request for unknown model: 'wether' is not found"
