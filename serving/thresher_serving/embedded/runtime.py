@@ -197,7 +197,8 @@ def _with_our_backends(backends: Path, parent: Path, ours: Sequence[str]) -> Pat
         parent: Where the folder is made.
         ours: Which of ours take their place among them.
     """
-    contents = {name: (_OUR_BACKENDS / name / "model.py").read_bytes() for name in ours}
+    files = {name: _OUR_BACKENDS / name / "model.py" for name in ours}
+    contents = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
     state = hashlib.sha256()
     for name, content in contents.items():
         state.update(f"{name}:{len(content)};".encode() + content)
