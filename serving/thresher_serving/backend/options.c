@@ -278,11 +278,10 @@ static TRITONSERVER_Error *add_gpu(const Model *model, OrtSessionOptions *option
         go_without(model, warns, "accelerator tensorrt", error);
     }
     TRY(cuda_options(model, number, &for_cuda));
-    error = has_provider("CUDAExecutionProvider")
-                ? add_cuda(options, &for_cuda)
-                : missing("this ONNX Runtime has no CUDA, the CPU runs");
+    error = has_provider("CUDAExecutionProvider") ? add_cuda(options, &for_cuda)
+                                                  : missing("this ONNX Runtime has no CUDA");
     *is_added = *is_added || !error;
-    go_without(model, warns, "instance_group KIND_GPU", error);
+    go_without(model, warns, "instance_group KIND_GPU, the CPU runs", error);
     return NULL;
 }
 

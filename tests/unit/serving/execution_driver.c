@@ -16,7 +16,8 @@ static TRITONBACKEND_Request *ask(int64_t rows, int64_t width, float base) {
     int64_t shape[] = {rows, width}, count = rows * width;
     float *data = malloc((size_t)count * sizeof *data + 1);
     if (!data) abort();
-    for (int64_t i = 0; i < count; i++) data[i] = base + (float)i;
+    for (int64_t i = 0; i < count; i++)
+        data[i] = base + (float)i;
     *request = (TRITONBACKEND_Request){.num_outputs = 1, .outputs = {"y"}};
     fake_add(request, "x", TRITONSERVER_TYPE_FP32, shape, 2, data, (uint64_t)count * sizeof *data);
     return request;
@@ -27,7 +28,8 @@ static void put(const TRITONBACKEND_Request *request) {
     for (uint32_t i = 0; i < request->num_answers && !request->error[0]; i++) {
         const TRITONBACKEND_Output *y = &request->answers[i];
         printf("%s[", y->name);
-        for (uint32_t d = 0; d < y->rank; d++) printf("%s%lld", d ? "," : "", (long long)y->shape[d]);
+        for (uint32_t d = 0; d < y->rank; d++)
+            printf("%s%lld", d ? "," : "", (long long)y->shape[d]);
         printf("]");
         for (uint64_t at = 0; at < y->size; at += y->type == TRITONSERVER_TYPE_FP32 ? 4 : 1) {
             float number;
@@ -88,9 +90,14 @@ static void strings(void) {
         int64_t count;
         const char *bytes;
         uint64_t size;
-    } cases[] = {{2, "\1\0\0\0a\3\0\0\0\0b\xff", 12}, {0, "", 0}, {1, "\5\0\0\0a", 5},
-                 {2, "\1\0\0\0a", 5}, {1, "\1\0\0\0a\0\0\0\0", 9}, {1, "\0\0", 2},
-                 {1, "\xff\xff\xff\xff", 4}, {1, "\0\0\0\0", 4}};
+    } cases[] = {{2, "\1\0\0\0a\3\0\0\0\0b\xff", 12},
+                 {0, "", 0},
+                 {1, "\5\0\0\0a", 5},
+                 {2, "\1\0\0\0a", 5},
+                 {1, "\1\0\0\0a\0\0\0\0", 9},
+                 {1, "\0\0", 2},
+                 {1, "\xff\xff\xff\xff", 4},
+                 {1, "\0\0\0\0", 4}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         TRITONBACKEND_Request *request = &requests[num_requests++];
         char *exact = malloc(cases[i].size + (cases[i].size == 0));
@@ -105,12 +112,16 @@ static void strings(void) {
 int main(int count, char **arguments) {
     if (count != 5) return 2;
     const char *scenario = arguments[4];
+    bool on_gpu = strncmp(scenario, "gpu", 3) == 0;
+    if (on_gpu) instance_kind = TRITONSERVER_INSTANCEGROUPKIND_GPU;
     fake_open(arguments[1], arguments[2], arguments[3]);
     if (strcmp(scenario, "widths") == 0) {
         const int64_t widths[] = {1, 3, 3, 2, 1, 3};
-        for (size_t i = 0; i < 6; i++) ask(i == 4 ? 2 : 1, widths[i], (float)(10 * i));
+        for (size_t i = 0; i < 6; i++)
+            ask(i == 4 ? 2 : 1, widths[i], (float)(10 * i));
     } else if (strcmp(scenario, "cancelled") == 0) {
-        for (int i = 0; i < 5; i++) ask(1, 2, (float)i)->is_cancelled = i % 2 == 0;
+        for (int i = 0; i < 5; i++)
+            ask(1, 2, (float)i)->is_cancelled = i % 2 == 0;
     } else if (strcmp(scenario, "pieces") == 0) {
         split(&ask(2, 2, 1)->inputs[0]);
         ask(1, 2, 5);
@@ -130,13 +141,20 @@ int main(int count, char **arguments) {
         requests[num_requests] = (TRITONBACKEND_Request){.num_outputs = 1, .outputs = {"y"}};
         fake_add(&requests[num_requests++], "x", TRITONSERVER_TYPE_BOOL, shape, 2, "\0\1\2\xff", 4);
     } else if (strcmp(scenario, "warmup") == 0) { /* two executions, then a user's */
-        for (int i = 0; i < 3; i++) fake_execute(ask(1, 2, (float)i), 1, i == 2);
+        for (int i = 0; i < 3; i++)
+            fake_execute(ask(1, 2, (float)i), 1, i == 2);
         num_requests = 0;
+    } else if (on_gpu && strcmp(scenario, "gpu none") != 0) { /* x and y are on the GPU */
+        ask(1, 2, 1)->inputs[0].memory = TRITONSERVER_MEMORY_GPU;
+        if (strcmp(scenario, "gpu two") == 0) ask(1, 2, 5);
+        requests[0].memory = TRITONSERVER_MEMORY_GPU;
     }
     fake_execute(requests, num_requests, 1);
-    for (uint32_t i = 0; i < num_requests; i++) put(&requests[i]);
+    for (uint32_t i = 0; i < num_requests; i++)
+        put(&requests[i]);
     printf("runs");
-    for (int i = 0; i < num_runs; i++) printf(" %d", run_sizes[i]);
+    for (int i = 0; i < num_runs; i++)
+        printf(" %d", run_sizes[i]);
     printf("\n");
     fake_close();
     return 0;

@@ -29,7 +29,7 @@ struct TRITONSERVER_MetricFamily {
 };
 
 int num_runs, run_sizes[64];
-char last_log[4096];
+TRITONSERVER_InstanceGroupKind instance_kind = TRITONSERVER_INSTANCEGROUPKIND_CPU;
 static const char *library, *model_path, *config_text;
 static void *model_state, *instance_state;
 static TRITONBACKEND_Model *const the_model = (TRITONBACKEND_Model *)&model_state;
@@ -59,8 +59,8 @@ bool TRITONSERVER_LogIsEnabled(TRITONSERVER_LogLevel level) {
     return level != TRITONSERVER_LOG_VERBOSE;
 }
 FAKE(TRITONSERVER_LogMessage, TRITONSERVER_LogLevel level, const char *f, int line, const char *m) {
-    UNUSED(level), UNUSED(f), UNUSED(line);
-    snprintf(last_log, sizeof last_log, "%s", m);
+    UNUSED(f), UNUSED(line);
+    if (level == TRITONSERVER_LOG_WARN) printf("warning: %s\n", m);
     return NULL;
 }
 FAKE(TRITONSERVER_MessageNewFromSerializedJson, TRITONSERVER_Message **message, const char *base,
@@ -169,7 +169,7 @@ FAKE(TRITONBACKEND_ModelSetState, TRITONBACKEND_Model *model, void *state) {
 FAKE(TRITONBACKEND_ModelInstanceKind, TRITONBACKEND_ModelInstance *instance,
      TRITONSERVER_InstanceGroupKind *kind) {
     UNUSED(instance);
-    *kind = TRITONSERVER_INSTANCEGROUPKIND_CPU;
+    *kind = instance_kind;
     return NULL;
 }
 FAKE(TRITONBACKEND_ModelInstanceDeviceId, TRITONBACKEND_ModelInstance *instance, int32_t *id) {
@@ -232,8 +232,10 @@ FAKE(TRITONBACKEND_RequestOutputName, TRITONBACKEND_Request *request, uint32_t i
 }
 FAKE(TRITONBACKEND_RequestOutputBufferProperties, TRITONBACKEND_Request *request, const char *name,
      size_t *size, TRITONSERVER_MemoryType *type, int64_t *id) {
-    UNUSED(request), UNUSED(name), UNUSED(size), UNUSED(type), UNUSED(id);
-    abort();
+    UNUSED(name), UNUSED(size);
+    *type = request->memory;
+    *id = 0;
+    return NULL;
 }
 FAKE(TRITONBACKEND_RequestRelease, TRITONBACKEND_Request *request, uint32_t flags) {
     UNUSED(flags);
@@ -249,7 +251,8 @@ FAKE(TRITONBACKEND_InputProperties, TRITONBACKEND_Input *input, const char **nam
     if (rank) *rank = input->rank;
     if (count) *count = input->num_buffers;
     if (size) *size = 0;
-    for (uint32_t i = 0; size && i < input->num_buffers; i++) *size += input->sizes[i];
+    for (uint32_t i = 0; size && i < input->num_buffers; i++)
+        *size += input->sizes[i];
     return NULL;
 }
 FAKE(TRITONBACKEND_InputBuffer, TRITONBACKEND_Input *input, uint32_t index, const void **buffer,
@@ -270,8 +273,7 @@ FAKE(TRITONBACKEND_ResponseOutput, TRITONBACKEND_Response *response, TRITONBACKE
      const char *name, TRITONSERVER_DataType type, const int64_t *shape, uint32_t rank) {
     TRITONBACKEND_Request *request = response->request;
     *output = &request->answers[request->num_answers++];
-    **output =
-        (TRITONBACKEND_Output){.name = name, .type = type, .rank = rank, .request = request};
+    **output = (TRITONBACKEND_Output){.name = name, .type = type, .rank = rank, .request = request};
     memcpy((*output)->shape, shape, rank * sizeof *shape);
     return NULL;
 }
@@ -279,7 +281,7 @@ FAKE(TRITONBACKEND_OutputBuffer, TRITONBACKEND_Output *output, void **buffer, ui
      TRITONSERVER_MemoryType *type, int64_t *id) {
     if (output->request->has_no_room)
         return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL, "no room");
-    *type = TRITONSERVER_MEMORY_CPU;
+    *type = output->request->memory;
     *id = 0;
     *buffer = output->data = malloc(size ? size : 1);
     output->size = size;
@@ -315,7 +317,8 @@ void fake_open(const char *library_folder, const char *model_folder, const char 
 
 void fake_execute(TRITONBACKEND_Request *requests, uint32_t count, int num_reports) {
     TRITONBACKEND_Request *handles[64];
-    for (uint32_t i = 0; i < count; i++) handles[i] = &requests[i];
+    for (uint32_t i = 0; i < count; i++)
+        handles[i] = &requests[i];
     must(TRITONBACKEND_ModelInstanceExecute(the_instance, handles, count));
     for (uint32_t i = 0; i < count; i++) /* each is answered, reported and released once */
         if (requests[i].num_responses != 1 || requests[i].num_releases != 1 ||

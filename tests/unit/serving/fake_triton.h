@@ -30,7 +30,9 @@ struct TRITONBACKEND_Request {
     struct TRITONBACKEND_Input inputs[MOST];
     uint32_t num_inputs, num_outputs;
     const char *outputs[MOST];
-    bool is_cancelled, has_no_room; /* has_no_room: its client's output buffer is too small */
+    bool is_cancelled;
+    bool has_no_room;               /* its client's output buffer is too small */
+    TRITONSERVER_MemoryType memory; /* where its client wants the outputs */
     /* what came of it */
     struct TRITONBACKEND_Output answers[MOST];
     uint32_t num_answers;
@@ -40,7 +42,7 @@ struct TRITONBACKEND_Request {
 };
 
 extern int num_runs, run_sizes[64]; /* as reported */
-extern char last_log[4096];
+extern TRITONSERVER_InstanceGroupKind instance_kind;
 
 void fake_open(const char *library_folder, const char *model_folder, const char *config);
 /* num_reports: how often each request has to be in the statistics. */

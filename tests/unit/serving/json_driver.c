@@ -13,18 +13,22 @@ static void put(const Json *value) {
     if (value->kind <= JSON_TRUE) {
         fputs(words[value->kind], stdout);
     } else if (value->kind == JSON_NUMBER) {
-        if (json_integer(value, &whole)) printf("i%" PRId64, whole);
-        else printf("n%s", value->text);
+        if (json_integer(value, &whole))
+            printf("i%" PRId64, whole);
+        else
+            printf("n%s", value->text);
     } else if (value->kind == JSON_STRING) {
         putchar('"');
-        for (const char *c = value->text; *c; c++) printf("%02x", (unsigned char)*c);
+        for (const char *c = value->text; *c; c++)
+            printf("%02x", (unsigned char)*c);
         putchar('"');
     } else {
         putchar(value->kind == JSON_OBJECT ? '{' : '[');
         for (const Json *member = value->first; member; member = member->next) {
             if (member->key) {
                 if (!json_get(value, member->key)) abort();
-                for (const char *c = member->key; *c; c++) printf("%02x", (unsigned char)*c);
+                for (const char *c = member->key; *c; c++)
+                    printf("%02x", (unsigned char)*c);
                 putchar(':');
             }
             put(member);

@@ -5,35 +5,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from support.backend import SANITIZERS, SOURCES, compile_c
+from support.backend import SANITIZERS, SOURCES, STRICT, compile_c
 
-Execute = Callable[[str], tuple[list[str], list[int]]]
+Run = Callable[..., list[str]]
+Execute = Callable[..., tuple[list[str], list[int]]]
+LIBRARY = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
 KINDS = {"FP32": TensorProto.FLOAT, "STRING": TensorProto.STRING, "BOOL": TensorProto.BOOL}
 INVALID, UNAVAILABLE, INTERNAL, CANCELLED = 3, 4, 1, 7  # TRITONSERVER_Error_Code
 
 
-def _model(folder: Path, kind: str) -> str:
-    """Write an identity network; return its configuration."""
-    shape = ["batch", "width"]
+def write_model(folder: Path, kind: str, width: int | str) -> None:
+    """Write an identity network as version 1."""
+    shape = ["batch", width]
     x, y = (helper.make_tensor_value_info(name, KINDS[kind], shape) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "graph", [x], [y])
     opset = [helper.make_opsetid("", 20)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.onnx").write_bytes(model.SerializeToString())
-    io = {"data_type": f"TYPE_{kind}", "dims": [-1]}
-    config = {"name": "net", "max_batch_size": 8, "input": [{"name": "x", **io}]}
-    if folder.name == "warmup":
-        config["model_warmup"] = [{"name": "a", "batch_size": 1, "count": 2}, {"batch_size": 0}]
-    return json.dumps({**config, "output": [{"name": "y", **io}]})
 
 
 @pytest.fixture(scope="session")
@@ -41,31 +40,64 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = Path(__file__).parent
     sources = [*SOURCES.glob("*.c"), here / "fake_triton.c", here / "execution_driver.c"]
     folder = tmp_path_factory.mktemp("execution")
-    library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
-    (folder / "libonnxruntime.so").symlink_to(library)
+    (folder / "libonnxruntime.so").symlink_to(LIBRARY)
     return compile_c(folder / "driver", sources, *SANITIZERS)
 
 
-@pytest.fixture
-def execute(driver: Path, tmp_path: Path) -> Execute:
-    """Return what runs a scenario: a line for each request, and the sizes of the runs."""
+@pytest.fixture(scope="session")
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an ONNX Runtime and a CUDA driver whose GPU is the host's memory."""
+    folder = tmp_path_factory.mktemp("gpu")
+    flags = (*STRICT, "-fPIC", "-shared")
+    source = Path(__file__).with_name("fake_gpu.c")
+    compile_c(folder / "libonnxruntime.so", [source], *flags)
+    compile_c(folder / "libcuda.so.1", [source], *flags)
+    return folder
 
-    def run(scenario: str, kind: str = "FP32") -> tuple[list[str], list[int]]:
-        config = _model(tmp_path / scenario, kind)
-        command = [str(driver), str(driver.parent), str(tmp_path / scenario), config, scenario]
+
+@pytest.fixture
+def run(driver: Path, tmp_path: Path) -> Run:
+    """Return what runs a scenario and gives what it prints."""
+
+    def scenario(
+        name: str,
+        *,
+        kind: str = "FP32",
+        width: int | str = "width",
+        more: Mapping[str, Any] | None = None,
+        gpu: Path | None = None,
+        **environment: str,
+    ) -> list[str]:
+        write_model(tmp_path / "model", kind, width)
+        io = {"data_type": f"TYPE_{kind}", "dims": [width if width == 2 else -1]}
+        config = {"name": "net", "max_batch_size": 8, "input": [{"name": "x", **io}]}
+        text = json.dumps({**config, "output": [{"name": "y", **io}], **(more or {})})
+        around = {"REAL_ONNXRUNTIME": str(LIBRARY), "ASAN_OPTIONS": "detect_leaks=0"}
+        if gpu is not None:
+            around["LD_LIBRARY_PATH"] = str(gpu)
         done = subprocess.run(
-            command,
+            [str(driver), str(gpu or driver.parent), str(tmp_path / "model"), text, name],
             capture_output=True,
             text=True,
             check=False,
-            # what is not freed is looked for in the driver: it keeps requests, ONNX Runtime more
-            env=os.environ | {"ASAN_OPTIONS": "detect_leaks=0"},
+            env=os.environ | around | environment,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
-        *lines, runs = done.stdout.splitlines()
+        shutil.rmtree(tmp_path / "model")
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        return done.stdout.splitlines()
+
+    return scenario
+
+
+@pytest.fixture
+def execute(run: Run) -> Execute:
+    """Return what runs a scenario: a line for each request, and the sizes of the runs."""
+
+    def scenario(name: str, **how: Any) -> tuple[list[str], list[int]]:
+        *lines, runs = run(name, **how)
         return lines, [int(size) for size in runs.split()[1:]]
 
-    return run
+    return scenario
 
 
 def test_requests_of_other_widths_run_one_after_the_other_and_are_not_padded(
@@ -126,7 +158,7 @@ def test_each_wrong_request_gets_its_error_and_the_others_their_answers(execute:
 
 
 def test_strings_keep_every_byte_and_wrong_ones_are_refused(execute: Execute) -> None:
-    lines, _ = execute("strings", "STRING")
+    lines, _ = execute("strings", kind="STRING")
     assert lines == [
         "y[1,2] 01 00 00 00 61 03 00 00 00 00 62 ff",
         "y[1,0]",
@@ -140,9 +172,153 @@ def test_strings_keep_every_byte_and_wrong_ones_are_refused(execute: Execute) ->
 
 
 def test_a_bool_of_another_value_is_true(execute: Execute) -> None:
-    lines, _ = execute("bools", "BOOL")
+    lines, _ = execute("bools", kind="BOOL")
     assert lines == ["y[1,4] 00 01 01 01"]
 
 
 def test_executions_of_the_warmup_are_not_reported(execute: Execute) -> None:
-    assert execute("warmup") == ([], [1])
+    warmup = [{"name": "a", "batch_size": 1, "count": 2}, {"name": "b", "batch_size": 0}]
+    assert execute("warmup", more={"model_warmup": warmup}) == ([], [1])
+
+
+def test_a_request_on_the_gpu_is_read_and_answered_where_it_is(run: Run, gpu: Path) -> None:
+    lines = run("gpu one", gpu=gpu, width=2)
+    assert lines[-4:] == ["on the GPU: 8 bytes"] * 2 + ["y[1,2] 1 2", "runs 1"]
+    assert not any(line.startswith("cuMemcpy") for line in lines)
+
+
+def test_requests_that_are_joined_meet_in_host_memory(run: Run, gpu: Path) -> None:
+    lines = run("gpu two", gpu=gpu, width=2)
+    copied = ["cuMemcpy 8"] * 2  # the first one's input, and its output
+    assert lines[-5:] == [*copied, "y[1,2] 1 2", "y[1,2] 5 6", "runs 2"]
+
+
+def test_an_output_of_unknown_shape_is_copied_to_the_gpu(run: Run, gpu: Path) -> None:
+    lines = run("gpu one", gpu=gpu)
+    assert lines[-4:] == ["on the GPU: 8 bytes", "cuMemcpy 8", "y[1,2] 1 2", "runs 1"]
+
+
+def parameters(**values: str) -> dict[str, Any]:
+    return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
+
+
+def accelerators(**given: Mapping[str, str]) -> dict[str, Any]:
+    listed = [{"name": name, "parameters": values} for name, values in given.items()]
+    return {"optimization": {"execution_accelerators": {"gpu_execution_accelerator": listed}}}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "level 99"),
+        ({"optimization": {"graph": {"level": -1}}}, "level 1"),
+        ({"optimization": {"graph": {"level": 1}}}, "level 2"),
+        ({"optimization": {"graph": {"level": 2}}}, "level 0"),
+        (parameters(intra_op_thread_count="3"), "intra 3"),
+        (parameters(intra_op_thread_count="-1"), "intra 0"),
+        (parameters(inter_op_thread_count="2"), "inter 2"),
+        (parameters(execution_mode="1"), "mode 1"),
+        (parameters(enable_mem_arena="FALSE"), "arena off"),
+        (parameters(enable_mem_arena="1"), "arena on"),
+        (parameters(enable_mem_pattern="0"), "pattern off"),
+        (parameters(enable_mem_pattern="true"), "pattern on"),
+        (
+            parameters(**{"session.set_denormal_as_zero": "1"}),
+            "session session.set_denormal_as_zero 1",
+        ),
+        (
+            parameters(**{"memory.enable_memory_arena_shrinkage": "cpu:0"}),
+            "run memory.enable_memory_arena_shrinkage cpu:0",
+        ),
+    ],
+)
+def test_options_reach_onnx_runtime(run: Run, gpu: Path, more: Any, expected: str) -> None:
+    assert expected in run("none", gpu=gpu, more=more)
+
+
+HEAD = "trt_op_types_to_exclude=NonMaxSuppression,NonZero,RoiAlign,Sigmoid,GreaterOrEqual"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, ["cuda use_tf32=0 device_id=0"]),
+        (accelerators(cuda={"use_tf32": "1"}), ["cuda use_tf32=1 device_id=0"]),
+        (
+            parameters(
+                cudnn_conv_algo_search="1",
+                arena_extend_strategy="1",
+                gpu_mem_limit="99",
+                do_copy_in_default_stream="0",
+            ),
+            [
+                " ".join(
+                    (
+                        "cuda use_tf32=0 cudnn_conv_algo_search=HEURISTIC",
+                        "arena_extend_strategy=kSameAsRequested gpu_mem_limit=99",
+                        "do_copy_in_default_stream=0 device_id=0",
+                    )
+                )
+            ],
+        ),
+        (
+            accelerators(tensorrt={"precision_mode": "FP16", "max_workspace_size_bytes": "7"}),
+            [
+                f"tensorrt device_id=0 trt_fp16_enable=1 trt_max_workspace_size=7 {HEAD}",
+                "cuda use_tf32=0 device_id=0",
+            ],
+        ),
+        (
+            accelerators(tensorrt={"trt_fp16_enable": "1", "trt_op_types_to_exclude": "Gelu"}),
+            [
+                "tensorrt device_id=0 trt_fp16_enable=1 trt_op_types_to_exclude=Gelu",
+                "cuda use_tf32=0 device_id=0",
+            ],
+        ),
+        (
+            accelerators(tensorrt={"precision_mode": "FP32"}),
+            ["tensorrt device_id=0", "cuda use_tf32=0 device_id=0"],
+        ),
+    ],
+)
+def test_a_gpus_options_reach_its_providers(
+    run: Run, gpu: Path, more: Any, expected: list[str]
+) -> None:
+    lines = run("gpu none", gpu=gpu, more=more)
+    assert [line for line in lines if line.startswith(("cuda", "tensorrt"))] == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (parameters(intra_op_thread_count="two"), 'intra_op_thread_count is "two", expected a'),
+        (parameters(execution_mode="2"), 'execution_mode is "2", expected "0" or "1"'),
+        (parameters(enable_mem_arena="maybe"), 'enable_mem_arena is "maybe", expected "0", "1"'),
+        (parameters(cudnn_conv_algo_search="3"), "unsupported cudnn_conv_algo_search value '3'"),
+        (accelerators(rocket={}), "unknown Execution Accelerator 'rocket'"),
+        (accelerators(tensorrt={"precision_mode": "FP4"}), "unsupported precision mode 'FP4'"),
+        (accelerators(tensorrt={"use_tf32": "0"}), "unknown parameter 'use_tf32' is provided for"),
+    ],
+)
+def test_what_means_nothing_refuses_the_model(run: Run, gpu: Path, more: Any, reason: str) -> None:
+    with pytest.raises(AssertionError) as refused:
+        run("gpu none", gpu=gpu, more=more)
+    assert reason in str(refused.value)
+
+
+def test_a_gpu_that_does_not_start_leaves_the_model_on_the_cpu(run: Run, gpu: Path) -> None:
+    lines = run("gpu two", gpu=gpu, width=2, CUDA_FAILS="1")
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert warning.startswith("warning: model 'net': not honoured: KIND_GPU, the CPU runs: ")
+    assert "/no/such/device" in warning
+    assert lines[-3:] == ["y[1,2] 1 2", "y[1,2] 5 6", "runs 2"]
+    assert not any(line.startswith("on the GPU") for line in lines)
+
+
+def test_providers_that_cannot_be_had_are_a_warning_each(run: Run) -> None:
+    lines = run("gpu two", width=2, more=accelerators(tensorrt={}))  # without the stand-in
+    start = "warning: model 'net': not honoured: "
+    tensorrt, cuda = (line for line in lines if line.startswith("warning"))
+    assert tensorrt.startswith(f"{start}accelerator tensorrt: ")
+    assert cuda.startswith(f"{start}instance_group KIND_GPU, the CPU runs: ")
+    assert lines[-2:] == ["y[1,2] 5 6", "runs 1"]
