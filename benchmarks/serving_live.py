@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from against import ROOT
+from serving_servers import server_of
 
 __all__ = ["seconds_to_live"]
 
@@ -94,7 +95,7 @@ def measured(rounds: int) -> list[float]:
     thresher("export", "models:/digits/1")
     ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
     thresher("serve", "--background", *ports)
-    url = f"127.0.0.1:{json.loads(Path('.thresher/server.json').read_text())['grpc_port']}"
+    url = f"127.0.0.1:{server_of(Path())['grpc_port']}"
     took = []
     try:
         for at in range(rounds):

@@ -22,7 +22,7 @@ from thresher_export.onnx_file import save_model
 from thresher_export.triton_config import build_config
 from thresher_export.triton_options import TritonOptions
 
-__all__ = ["CASES", "Case", "Inputs", "larger_networks", "publish", "small_network"]
+__all__ = ["CASES", "WIDTH", "Case", "Inputs", "larger_networks", "publish", "small_network"]
 
 WIDTH, HIDDEN, NUM_LABELS = 128, 512, 20
 

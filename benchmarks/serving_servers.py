@@ -22,7 +22,15 @@ from against import ROOT
 from thresher.repository import ModelRepository
 from thresher_serving import Runtime, find_runtime, start_server
 
-__all__ = ["Served", "floor", "publish_floor", "publish_small", "served", "tree_environment"]
+__all__ = [
+    "Served",
+    "floor",
+    "publish_floor",
+    "publish_small",
+    "served",
+    "server_of",
+    "tree_environment",
+]
 
 MARK = "THRESHER_BENCHMARK"
 """Is in the environment of every process of a server, so that each can be found."""
@@ -35,16 +43,13 @@ class Served:
 
     folder: Path
     mark: str
-    state: dict[str, Any]
+    server: dict[str, Any]
+    """What the state file says of it."""
 
     @property
     def url(self) -> str:
         """Host and port for gRPC."""
-        return f"127.0.0.1:{self.state['grpc_port']}"
-
-    @property
-    def http_url(self) -> str:
-        return f"127.0.0.1:{self.state['http_port']}"
+        return f"127.0.0.1:{self.server['grpc_port']}"
 
     def processes(self) -> list[psutil.Process]:
         """Return every process: Triton, its backends' and what keeps watch over it."""
@@ -74,6 +79,13 @@ class Served:
                 if process.name() == "tritonserver":
                     return process
         raise LookupError("no process is called tritonserver")
+
+
+def server_of(folder: Path) -> dict[str, Any]:
+    """Return what the state file in a working folder says of the server."""
+    state = json.loads((folder / ".thresher" / "server.json").read_text())
+    found: dict[str, Any] = state.get("server", state)  # ac9bf2d knew no supervisor
+    return found
 
 
 def tree_environment(tree: Path) -> dict[str, str]:
@@ -113,8 +125,7 @@ def served(repository: Path, folder: Path, *, tree: Path = ROOT) -> Iterator[Ser
     try:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{(folder / 'serve.log').read_text()[-2000:]}")
-        state = json.loads((folder / ".thresher" / "server.json").read_text())
-        yield Served(folder, mark, state)
+        yield Served(folder, mark, server_of(folder))
     finally:
         subprocess.run(
             [*thresher, "stop"], cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=False
