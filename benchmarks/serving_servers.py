@@ -173,5 +173,5 @@ def floor(repository: Path, folder: Path) -> Iterator[str]:
 
 
 def compile_backend(sources: list[Path], library: Path) -> None:
-    command = ["cc", "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-o", library]
-    subprocess.run([*command, *sources], check=True)
+    command = ["cc", "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
+    subprocess.run([*command, "-o", str(library), *map(str, sources)], check=True)
