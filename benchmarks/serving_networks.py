@@ -118,7 +118,9 @@ def publish(
             labels=[f"label {k}" for k in range(num_labels)], thresholds=[0.5] * num_labels
         )
         with repository.staging(name) as staged:
-            (file, *_) = save_model(append_decision_head(model, decision), staged / "model.onnx")
+            (file, *_) = save_model(
+                append_decision_head(model.clone(), decision), staged / "model.onnx"
+            )
             proto = onnx.load(file, load_external_data=False)
             config = build_config(proto, decision, name=name, version=1, options=options)
             repository.publish(name, 1, staged, config, decision)
