@@ -220,7 +220,7 @@ def measure_load(bench: Bench) -> dict[str, float]:
     with InferenceServerClient(bench.own().url) as client:
         for _ in range(LOADS):
             client.unload_model("small")
-            while client.is_model_ready("small"):
+            while _state(client, "small") != "UNAVAILABLE":
                 time.sleep(0.01)
             start = time.perf_counter()
             client.load_model("small")
@@ -228,6 +228,12 @@ def measure_load(bench: Bench) -> dict[str, float]:
             answer(grpc_endpoint(bench.own().url, "small", CASES["small 1 x 32"].inputs))
     bench.say(f"load of the small network: {', '.join(f'{one:.3f}' for one in took)} s")
     return {"seconds": statistics.median(took)}
+
+
+def _state(client: InferenceServerClient, name: str) -> str:
+    index = client.get_model_repository_index().models
+    (state,) = {model.state for model in index if model.name == name}
+    return str(state)
 
 
 def measure_live(bench: Bench) -> dict[str, Any]:
