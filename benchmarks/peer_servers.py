@@ -1,4 +1,4 @@
-"""The peers of benchmarks/serving.py, each in an environment of its own under .thresher/peers."""
+"""The peers of benchmarks/serving.py, those of other packages in environments of their own."""
 
 from __future__ import annotations
 
@@ -35,76 +35,52 @@ class Peer:
     packages: tuple[str, ...]
     """What its environment holds; empty for one that runs in ours."""
     command: tuple[str, ...]
-    """Its arguments; {python}, {port}, {grpc}, {files}, {onnx} and {mlflow} are filled in."""
-    path: str
-    """Where requests go."""
+    """Its arguments; {bin}, {python}, {port}, {folder} and {mlflow} are filled in."""
     how: str
     """How it was configured, for the table."""
     is_grpc: bool = False
-    key: str = "x"
-    """What JSON calls the input."""
 
 
 PEERS = (
     Peer(
-        name="MLServer, gRPC",
+        name="MLServer",
         packages=("mlserver", "onnxruntime", "numpy<2"),
         command=("{bin}/mlserver", "start", "{folder}"),
-        path="/inference.GRPCInferenceService/ModelInfer",
         how="custom runtime, gRPC with raw tensors, parallel_workers 0",
         is_grpc=True,
     ),
     Peer(
-        name="LitServe, JSON",
-        packages=("litserve", "onnxruntime"),
-        command=("{bin}/python", "{files}/litserve_server.py", "{port}", "{onnx}"),
-        path="/predict",
-        how="max_batch_size 32, batch_timeout 1 ms, 1 worker",
-    ),
-    Peer(
-        name="BentoML, JSON",
-        packages=("bentoml", "onnxruntime"),
-        command=(
-            *("{bin}/bentoml", "serve", "bentoml_service:Network", "--working-dir", "{files}"),
-            *("--port", "{port}", "--host", "127.0.0.1"),
-        ),
-        path="/predict",
-        how="batchable, 1 worker",
-    ),
-    Peer(
-        name="mlflow models serve, JSON",
+        name="mlflow models serve",
         packages=(),
         command=(
             *("{python}", "-m", "mlflow", "models", "serve", "-m", "{mlflow}", "-p", "{port}"),
             *("--env-manager", "local", "-h", "127.0.0.1"),
         ),
-        path="/invocations",
-        how="onnx flavour, env-manager local",
-        key="inputs",
+        how="JSON, onnx flavour, env-manager local",
     ),
 )
 
 
 @contextmanager
 def started(peer: Peer, folder: Path, onnx_file: Path) -> Iterator[str]:
-    """Run a peer and yield the address of its endpoint.
+    """Run a peer and yield host and port where it takes requests.
 
     Raises:
         RuntimeError: If it cannot be installed or does not start; says what it printed.
     """
+    folder.mkdir()
+    port, grpc = _free_port(), _free_port()
     places = {
         "bin": str(_installed(peer) / "bin"),
         "python": sys.executable,
-        "port": str(_free_port()),
-        "files": str(FILES),
-        "onnx": str(onnx_file),
-        "mlflow": str(folder.parent / "mlflow"),
+        "port": str(port),
+        "mlflow": str(folder / "mlflow"),
         "folder": str(folder),
     }
-    grpc = _free_port()
-    port = int(places["port"])
     if peer.is_grpc:
         _write_mlserver_settings(folder, port, grpc)
+    else:
+        _save_for_mlflow(onnx_file, folder / "mlflow")
     log = folder / "peer.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -122,7 +98,7 @@ def started(peer: Peer, folder: Path, onnx_file: Path) -> Iterator[str]:
         )
     try:
         _wait(process, grpc if peer.is_grpc else port, log)
-        yield f"http://127.0.0.1:{grpc if peer.is_grpc else port}{peer.path}"
+        yield f"127.0.0.1:{grpc if peer.is_grpc else port}"
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
@@ -130,19 +106,30 @@ def started(peer: Peer, folder: Path, onnx_file: Path) -> Iterator[str]:
                 process.wait(timeout=15)
 
 
-def json_endpoint(peer: Peer, url: str, x: np.ndarray) -> Endpoint:
-    """Return a request in JSON, tried once: its answer must hold a row for each that is sent."""
-    value = {peer.key: {"x": x.tolist()} if peer.key == "inputs" else x.tolist()}
-    body = json.dumps(value).encode()
+def json_endpoint(address: str, x: np.ndarray) -> Endpoint:
+    """Return a request to MLflow, tried once: its answer must hold a row for each that is sent.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    url = f"http://{address}/invocations"
+    body = json.dumps({"inputs": {"x": x.tolist()}}).encode()
     headers = {"content-type": "application/json"}
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 -- our own address
+    request = urllib.request.Request(url, body, headers)
     with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
-        answer = json.load(response)
-    while isinstance(answer, dict):
-        answer = next(iter(answer.values()))
-    if len(answer) != len(x):
-        raise RuntimeError(f"{peer.name} answered {str(answer)[:200]}")
+        found = json.load(response)
+    while isinstance(found, dict):
+        found = next(iter(found.values()))
+    if len(found) != len(x):
+        raise RuntimeError(f"mlflow models serve answered {str(found)[:200]}")
     return Endpoint(url=url, body=body, headers=headers)
+
+
+def _save_for_mlflow(onnx_file: Path, folder: Path) -> None:
+    import mlflow
+    import onnx
+
+    mlflow.onnx.save_model(onnx.load(onnx_file), folder, pip_requirements=["onnxruntime"])
 
 
 def _installed(peer: Peer) -> Path:

@@ -263,8 +263,7 @@ def tell(name: str, found: Mapping[str, float]) -> None:
 
 def measure_triton(folder: Path, rounds: int) -> dict[str, float]:
     """Return the rows a second of the Triton engine, and of the load that the endpoint bears."""
-    from load import measure
-    from serving import grpc_endpoint
+    from load import grpc_endpoint, measure
 
     from thresher_serving import find_runtime, start_server
 
@@ -278,8 +277,7 @@ def measure_triton(folder: Path, rounds: int) -> dict[str, float]:
     try:
         size = version.model.max_batch_size
         pixels = np.random.default_rng(0).integers(0, 256, (size, *PICTURE), dtype=np.uint8)
-        url = f"http://{server.grpc_url}/inference.GRPCInferenceService/ModelInfer"
-        endpoint = grpc_endpoint(url, "digits", {"image": pixels})
+        endpoint = grpc_endpoint(server.grpc_url, "digits", {"image": pixels})
         engine = TritonEngine(version, server.grpc_url)
         runs: dict[str, Callable[[], float]] = {
             f"the endpoint, {clients} clients of h2load": (

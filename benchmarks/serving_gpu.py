@@ -1,7 +1,7 @@
 """What a GPU gives: through Triton, in ONNX Runtime's own loop, and what the card does at most.
 
-    python benchmarks/serving.py --gpu                      medians of 3 rounds
-    python benchmarks/serving.py --gpu --quick              one short round; writes nothing
+    python benchmarks/serving_gpu.py                        medians of 3 rounds
+    python benchmarks/serving_gpu.py --quick                one short round; writes nothing
     python benchmarks/serving_gpu.py --device cpu --quick   the same code where there is no GPU
 
 MiniLM at 32 tokens and the digits recipe's network, in FP32 (without TF32, as exported models are
@@ -36,9 +36,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from load import measure
+from load import grpc_endpoint, measure
 from roofline import Peak, cost_of, known_peak, measured_peak
-from serving import ASKED, Inputs, grpc_endpoint, larger_networks
+from serving_networks import Inputs, larger_networks
 from tritonclient.grpc import model_config_pb2 as pb
 
 from thresher import Decision
@@ -56,6 +56,7 @@ BATCH_SIZES = (1, 8, 64, 256)
 NUM_CLIENTS = 8
 CLIENT_BATCHES = 16
 PATIENCE_S = 300.0
+ASKED = ("probabilities", "labels")
 WAYS = ("Triton, gRPC", "client", "bound", "from host")
 
 RowsPerS = Callable[[], float]
@@ -161,7 +162,7 @@ def runners(
 ) -> dict[str, RowsPerS]:
     """Return what measures a case, by way."""
     endpoint = grpc_endpoint(
-        f"http://{url}/inference.GRPCInferenceService/ModelInfer",
+        url,
         case.model,
         case.inputs(case.rows),
     )

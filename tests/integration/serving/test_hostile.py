@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import random
 import socket
 import threading
 import time
@@ -22,8 +23,10 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-from support.hostile import KINDS, Grpc, Http, Raw, requests
-from thresher_serving import RunningServer, Runtime, start_server
+from support.hostile import ENDING, KINDS, Grpc, Http, Raw, good, requests, send_raw
+from thresher_serving import RunningServer, Runtime, running_server, start_server, stop_server
+from thresher_serving.embedded.background import serve_in_background
+from thresher_serving.embedded.launch import PORT_OPTIONS, ServeOptions
 
 NO_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
 GROWTH = 64 * 2**20
@@ -262,4 +265,58 @@ def test_hostile_requests_get_errors_and_hurt_nobody(target: RunningServer, coun
     assert guest.right > count / 10
     assert pids_of(target) == pids, "nothing was started anew"
     assert grown < GROWTH
-    assert "backend process died" not in Path(target.log_file).read_text()
+
+
+BACK_S = 3.0
+QUIET_S = 31.0
+"""A server that lived so long since it was ready is started again without a wait."""
+
+
+@pytest.fixture
+def kept(models: Path, runtime: Runtime, tmp_path: Path) -> Iterator[Path]:
+    """The state folder of a server that is started again when it ends."""
+    options = ServeOptions(
+        repository=models,
+        runtime=runtime,
+        host="127.0.0.1",
+        ports=dict.fromkeys(PORT_OPTIONS, 0),
+        log_file=tmp_path / "log",
+        state_dir=tmp_path,
+    )
+    assert serve_in_background(options, tmp_path) is not None
+    yield tmp_path
+    stop_server(tmp_path, timeout_s=0.1)
+
+
+def wait_until_right(state_dir: Path) -> None:
+    """Return once the server of a state folder gives a right answer."""
+    start = time.monotonic()
+    message = good(random.Random(0)).SerializeToString()
+    while time.monotonic() < start + 30:
+        server = running_server(state_dir)
+        if server is not None:
+            sender = Sender(server)
+            outcome = sender.send(Grpc(message))
+            sender.close()
+            if outcome == "right":
+                return
+        time.sleep(0.02)
+    raise AssertionError("no right answer for 30 s")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_http_has_ended_is_back_within_seconds(kept: Path) -> None:
+    for name, content in ENDING.items():
+        time.sleep(QUIET_S)
+        before = running_server(kept)
+        assert before is not None
+        send_raw(before.http_port, content)
+        with contextlib.suppress(psutil.TimeoutExpired, psutil.NoSuchProcess):
+            psutil.Process(before.pid).wait(timeout=10)  # it reads a long request for seconds
+        start = time.monotonic()
+        end = "survived" if before.is_alive() else "ended"
+        wait_until_right(kept)
+        took_s = time.monotonic() - start
+        print(f"{name}: {end}, right answers after {took_s:.2f} s")
+        assert took_s < BACK_S, name
