@@ -2,6 +2,7 @@
 #include "backend.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,6 @@ OrtApi ort;
 OrtEnv *ort_env;
 OrtMemoryInfo *ort_cpu;
 OrtAllocator *ort_allocator;
-char *ort_path;
 
 TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, ...) {
     char text[2048];
@@ -73,16 +73,14 @@ static void log_of_onnxruntime(void *param, int severity, const char *category, 
 }
 
 static TRITONSERVER_Error *open_library(const char *folder) {
-    char link[4096];
+    char link[4096], path[PATH_MAX];
     snprintf(link, sizeof link, "%s/libonnxruntime.so", folder);
-    free(ort_path);
-    ort_path = realpath(link, NULL); /* providers are looked for in the folder of the real file */
-    if (!ort_path)
+    if (!realpath(link, path)) /* providers are looked for in the folder of the real file */
         return error_new(TRITONSERVER_ERROR_UNAVAILABLE,
                          "%s is missing or leads nowhere: it has to be a link to the onnxruntime "
                          "wheel's capi/libonnxruntime.so.VERSION",
                          link);
-    void *library = dlopen(ort_path, RTLD_NOW | RTLD_LOCAL);
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library)
         return error_new(TRITONSERVER_ERROR_UNAVAILABLE, "ONNX Runtime cannot be loaded: %s",
                          dlerror());
@@ -90,17 +88,16 @@ static TRITONSERVER_Error *open_library(const char *folder) {
     *(void **)&get_base = dlsym(library, "OrtGetApiBase");
     if (!get_base)
         return error_new(TRITONSERVER_ERROR_UNAVAILABLE, "%s is not ONNX Runtime: no OrtGetApiBase",
-                         ort_path);
+                         path);
+    const char *version = get_base()->GetVersionString();
     const OrtFunction *table = get_base()->GetApi(ORT_API_VERSION);
     if (!table)
         return error_new(TRITONSERVER_ERROR_UNSUPPORTED,
-                         "%s is ONNX Runtime %s; 1.20 or newer is needed", ort_path,
-                         get_base()->GetVersionString());
+                         "%s is ONNX Runtime %s; 1.20 or newer is needed", path, version);
 #define TAKE(place, type, name, arguments) ort.name = (type(*) arguments)table[place];
     ORT_FUNCTIONS(TAKE)
 #undef TAKE
-    log_message(TRITONSERVER_LOG_INFO, "onnxruntime: ONNX Runtime %s, %s",
-                get_base()->GetVersionString(), ort_path);
+    log_message(TRITONSERVER_LOG_INFO, "onnxruntime: ONNX Runtime %s, %s", version, path);
     return NULL;
 }
 

@@ -100,7 +100,6 @@ extern OrtApi ort;
 extern OrtEnv *ort_env;
 extern OrtMemoryInfo *ort_cpu;
 extern OrtAllocator *ort_allocator;
-extern char *ort_path; /* of the library */
 TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 #define INVALID(...) error_new(TRITONSERVER_ERROR_INVALID_ARG, __VA_ARGS__)

@@ -1,7 +1,8 @@
 /* Counts the rows that were answered and how many of them got each label, as metrics of Triton.
  *
- * Triton 2.51.0 (core, src/metric_family.cc) gives two owners of the same name and labels one
- * counter; this file keeps the only owner, and counts who uses it.
+ * Triton 2.51.0 (core, src/metric_family.cc) gives the same name and labels one counter and frees
+ * it with the last metric of one family object; so there is one such object of each, and a lock,
+ * since a counter that is about to be freed must not be handed out again.
  */
 #include "backend.h"
 
@@ -11,89 +12,46 @@
 
 enum { COUNTED_LABELS = 256 }; /* where the configuration does not say */
 
-typedef struct Counter {
-    TRITONSERVER_Metric *metric;
-    char *model, *version, *label; /* label: NULL for the rows */
-    size_t num_users;
-    struct Counter *next;
-} Counter;
-
 struct LabelCounts {
-    Counter *rows;
-    Counter **positives;
+    TRITONSERVER_Metric *rows;
+    TRITONSERVER_Metric **positives;
     size_t num_labels;
 };
 
-static struct {
-    pthread_mutex_t lock; /* for the rest */
-    TRITONSERVER_MetricFamily *rows, *positives;
-    Counter *counters;
-} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for making and deleting metrics */
+static TRITONSERVER_MetricFamily *row_family, *positive_family;
 
 static TRITONSERVER_Error *new_families(void) {
-    if (!registry.rows)
-        TRY(TRITONSERVER_MetricFamilyNew(&registry.rows, TRITONSERVER_METRIC_KIND_COUNTER,
+    if (!row_family)
+        TRY(TRITONSERVER_MetricFamilyNew(&row_family, TRITONSERVER_METRIC_KIND_COUNTER,
                                          "thresher_label_rows_total",
                                          "Rows whose labels were decided and counted"));
-    if (!registry.positives)
-        TRY(TRITONSERVER_MetricFamilyNew(&registry.positives, TRITONSERVER_METRIC_KIND_COUNTER,
+    if (!positive_family)
+        TRY(TRITONSERVER_MetricFamilyNew(&positive_family, TRITONSERVER_METRIC_KIND_COUNTER,
                                          "thresher_label_positives_total",
                                          "Rows that got the label"));
     return NULL;
 }
 
-static TRITONSERVER_Error *new_counter(const char *model, const char *version, const char *label,
-                                       Counter **out) {
+/* label: NULL for the counter of rows. */
+static TRITONSERVER_Error *new_metric(const char *model, const char *version, const char *label,
+                                      TRITONSERVER_Metric **metric) {
     const char *keys[] = {"model", "version", "label"}, *values[] = {model, version, label};
     TRITONSERVER_Parameter *labels[3];
     size_t count = label ? 3 : 2;
-    Counter *counter = allocate(1, sizeof *counter);
     for (size_t i = 0; i < count; i++)
         labels[i] = TRITONSERVER_ParameterNew(keys[i], TRITONSERVER_PARAMETER_STRING, values[i]);
     TRITONSERVER_Error *error =
-        TRITONSERVER_MetricNew(&counter->metric, label ? registry.positives : registry.rows,
+        TRITONSERVER_MetricNew(metric, label ? positive_family : row_family,
                                (const TRITONSERVER_Parameter **)labels, count);
     for (size_t i = 0; i < count; i++)
         TRITONSERVER_ParameterDelete(labels[i]);
-    if (error) {
-        free(counter);
-        return error;
-    }
-    counter->model = strdup(model);
-    counter->version = strdup(version);
-    counter->label = label ? strdup(label) : NULL;
-    counter->next = registry.counters;
-    registry.counters = *out = counter;
-    return NULL;
+    return error;
 }
 
-static TRITONSERVER_Error *use_counter(const char *model, const char *version, const char *label,
-                                       Counter **out) {
-    Counter *c = registry.counters;
-    for (; c; c = c->next)
-        if (strcmp(c->model, model) == 0 && strcmp(c->version, version) == 0 &&
-            !c->label == !label && (!label || strcmp(c->label, label) == 0))
-            break;
-    if (c)
-        *out = c;
-    else
-        TRY(new_counter(model, version, label, out));
-    (*out)->num_users++;
-    return NULL;
-}
-
-static void leave_counter(Counter *counter) {
-    if (!counter || --counter->num_users) return;
-    Counter **link = &registry.counters;
-    while (*link != counter)
-        link = &(*link)->next;
-    *link = counter->next;
-    TRITONSERVER_Error *error = TRITONSERVER_MetricDelete(counter->metric);
+static void delete_metric(TRITONSERVER_Metric *metric) {
+    TRITONSERVER_Error *error = metric ? TRITONSERVER_MetricDelete(metric) : NULL;
     if (error) TRITONSERVER_ErrorDelete(error);
-    free(counter->model);
-    free(counter->version);
-    free(counter->label);
-    free(counter);
 }
 
 /* Returns the label names of a version's decision as JSON that the caller frees. */
@@ -104,13 +62,13 @@ static Json *read_decision(const Model *model, const char *version) {
     return text ? json_parse(text, strlen(text), reason, sizeof reason) : NULL;
 }
 
-static TRITONSERVER_Error *use_counters(const Model *model, const char *version, const Json *names,
-                                        LabelCounts *counts) {
+static TRITONSERVER_Error *new_metrics(const Model *model, const char *version, const Json *names,
+                                       LabelCounts *counts) {
     TRY(new_families());
-    TRY(use_counter(model->name, version, NULL, &counts->rows));
+    TRY(new_metric(model->name, version, NULL, &counts->rows));
     const Json *name = names->first;
     for (size_t i = 0; i < counts->num_labels; i++, name = name->next)
-        TRY(use_counter(model->name, version, json_text(name, ""), &counts->positives[i]));
+        TRY(new_metric(model->name, version, json_text(name, ""), &counts->positives[i]));
     return NULL;
 }
 
@@ -118,10 +76,10 @@ static LabelCounts *open_counts(const Model *model, const char *version, const J
                                 size_t num_labels) {
     LabelCounts *counts = allocate(1, sizeof *counts);
     counts->num_labels = num_labels;
-    counts->positives = allocate(num_labels, sizeof(Counter *));
-    pthread_mutex_lock(&registry.lock);
-    TRITONSERVER_Error *error = use_counters(model, version, names, counts);
-    pthread_mutex_unlock(&registry.lock);
+    counts->positives = allocate(num_labels, sizeof(TRITONSERVER_Metric *));
+    pthread_mutex_lock(&lock);
+    TRITONSERVER_Error *error = new_metrics(model, version, names, counts);
+    pthread_mutex_unlock(&lock);
     if (!error) return counts;
     warn(model, "label_metrics: %s", TRITONSERVER_ErrorMessage(error));
     TRITONSERVER_ErrorDelete(error);
@@ -158,8 +116,8 @@ TRITONSERVER_Error *label_counts_open(const Model *model, const Session *session
     return NULL;
 }
 
-static void increment(Counter *counter, size_t count) {
-    TRITONSERVER_Error *error = TRITONSERVER_MetricIncrement(counter->metric, (double)count);
+static void increment(TRITONSERVER_Metric *metric, size_t count) {
+    TRITONSERVER_Error *error = TRITONSERVER_MetricIncrement(metric, (double)count);
     if (error) TRITONSERVER_ErrorDelete(error);
 }
 
@@ -177,17 +135,17 @@ void label_counts_add(LabelCounts *counts, const unsigned char *labels_nl, size_
 
 void label_counts_close(LabelCounts *counts) {
     if (!counts) return;
-    pthread_mutex_lock(&registry.lock);
-    leave_counter(counts->rows);
+    pthread_mutex_lock(&lock);
+    delete_metric(counts->rows);
     for (size_t i = 0; i < counts->num_labels; i++)
-        leave_counter(counts->positives[i]);
-    pthread_mutex_unlock(&registry.lock);
+        delete_metric(counts->positives[i]);
+    pthread_mutex_unlock(&lock);
     free(counts->positives);
     free(counts);
 }
 
 void label_counts_finalize(void) {
-    if (registry.rows) TRITONSERVER_MetricFamilyDelete(registry.rows);
-    if (registry.positives) TRITONSERVER_MetricFamilyDelete(registry.positives);
-    registry.rows = registry.positives = NULL;
+    if (row_family) TRITONSERVER_MetricFamilyDelete(row_family);
+    if (positive_family) TRITONSERVER_MetricFamilyDelete(positive_family);
+    row_family = positive_family = NULL;
 }

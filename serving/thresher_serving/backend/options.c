@@ -1,14 +1,14 @@
 /* Session options and execution providers, as a model's configuration asks for them. */
 #include "backend.h"
 
-#include <dlfcn.h>
-#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 enum { MOST_OPTIONS = 128 };
+
+static const char ON_GPU[] = "gpu_execution_accelerator", ON_CPU[] = "cpu_execution_accelerator";
 
 /* Options of a provider. */
 typedef struct {
@@ -121,43 +121,18 @@ static bool has_provider(const char *name) {
     return found;
 }
 
-/* Loads the libraries of NVIDIA's wheels, which the dynamic linker does not look for. */
-static void preload_wheels(void) {
-    static const char *const patterns[] = {
-        "nvidia/*/lib/libcudart.so.*",       "nvidia/*/lib/libnvrtc.so.*",
-        "nvidia/*/lib/libcublasLt.so.*",     "nvidia/*/lib/libcublas.so.*",
-        "nvidia/*/lib/libcufft.so.*",        "nvidia/*/lib/libcurand.so.*",
-        "nvidia/*/lib/libcudnn.so.*",        "tensorrt_libs/libnvinfer.so.*",
-        "tensorrt_libs/libnvonnxparser.so.*"};
-    char pattern[4096];
-    int folder = (int)strlen(ort_path); /* without onnxruntime/capi/libonnxruntime.so.VERSION */
-    for (int levels = 3; levels && folder; folder--)
-        levels -= ort_path[folder - 1] == '/';
-    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
-        glob_t found;
-        snprintf(pattern, sizeof pattern, "%.*s/%s", folder, ort_path, patterns[i]);
-        if (glob(pattern, 0, NULL, &found) == 0)
-            for (size_t j = 0; j < found.gl_pathc; j++)
-                dlopen(found.gl_pathv[j], RTLD_NOW | RTLD_GLOBAL);
-        globfree(&found);
-    }
-}
-
-static const Json *accelerator(const Model *model, const char *kind, const char *name) {
-    char key[64];
-    snprintf(key, sizeof key, "%s_execution_accelerator", kind);
+/* Finds an accelerator by name; key: gpu_execution_accelerator or cpu_execution_accelerator. */
+static const Json *accelerator(const Model *model, const char *key, const char *name) {
     const Json *all = json_get(json_get(model->config, "optimization"), "execution_accelerators");
     const Json *listed = json_get(all, key);
-    const Json *found = NULL;
-    for (const Json *a = listed ? listed->first : NULL; a; a = a->next)
-        if (!name || strcmp(json_text(json_get(a, "name"), ""), name) == 0) found = a;
+    const Json *found = listed ? listed->first : NULL;
+    while (found && strcmp(json_text(json_get(found, "name"), ""), name) != 0)
+        found = found->next;
     return found;
 }
 
-static TRITONSERVER_Error *refuse_unknown(const Model *model, const char *kind, const char *one,
+static TRITONSERVER_Error *refuse_unknown(const Model *model, const char *key, const char *one,
                                           const char *other) {
-    char key[64];
-    snprintf(key, sizeof key, "%s_execution_accelerator", kind);
     const Json *all = json_get(json_get(model->config, "optimization"), "execution_accelerators");
     const Json *listed = json_get(all, key);
     for (const Json *a = listed ? listed->first : NULL; a; a = a->next) {
@@ -219,7 +194,7 @@ static TRITONSERVER_Error *cuda_options(const Model *model, const char *device, 
     static const char *const searches[] = {"EXHAUSTIVE", "HEURISTIC", "DEFAULT"};
     static const char *const strategies[] = {"kNextPowerOfTwo", "kSameAsRequested"};
     static const char *const plain[] = {"gpu_mem_limit", "do_copy_in_default_stream"};
-    const Json *parameters = json_get(accelerator(model, "gpu", "cuda"), "parameters");
+    const Json *parameters = json_get(accelerator(model, ON_GPU, "cuda"), "parameters");
     TRY(set_option(out, "use_tf32", "0")); /* it would move decisions near a threshold */
     for (const Json *p = parameters ? parameters->first : NULL; p; p = p->next)
         TRY(set_option(out, p->key, json_text(p, "")));
@@ -267,8 +242,7 @@ static TRITONSERVER_Error *add_gpu(const Model *model, OrtSessionOptions *option
     char number[16];
     TRITONSERVER_Error *error;
     snprintf(number, sizeof number, "%d", device);
-    preload_wheels();
-    const Json *tensorrt = accelerator(model, "gpu", "tensorrt");
+    const Json *tensorrt = accelerator(model, ON_GPU, "tensorrt");
     if (tensorrt) {
         TRY(tensorrt_options(tensorrt, number, &for_tensorrt));
         error = has_provider("TensorrtExecutionProvider")
@@ -289,17 +263,17 @@ TRITONSERVER_Error *add_providers(const Model *model, OrtSessionOptions *options
                                   bool warns, bool *on_gpu) {
     bool is_asked = *on_gpu;
     *on_gpu = false;
-    TRY(refuse_unknown(model, "gpu", "tensorrt", "cuda"));
-    TRY(refuse_unknown(model, "cpu", "openvino", "openvino"));
+    TRY(refuse_unknown(model, ON_GPU, "tensorrt", "cuda"));
+    TRY(refuse_unknown(model, ON_CPU, "openvino", "openvino"));
     if (is_asked) {
         TRY(add_gpu(model, options, device, warns, on_gpu));
     } else if (warns) {
-        if (accelerator(model, "gpu", "tensorrt"))
+        if (accelerator(model, ON_GPU, "tensorrt"))
             warn(model, "accelerator tensorrt: this instance is on CPU");
-        if (accelerator(model, "gpu", "cuda"))
+        if (accelerator(model, ON_GPU, "cuda"))
             warn(model, "accelerator cuda: this instance is on CPU");
     }
-    if (accelerator(model, "cpu", "openvino")) {
+    if (accelerator(model, ON_CPU, "openvino")) {
         const char *key = "device_type", *value = "CPU";
         TRITONSERVER_Error *error = has_provider("OpenVINOExecutionProvider")
                                         ? ort_error(ort.SessionOptionsAppendExecutionProvider(

@@ -2,78 +2,40 @@
  * from them. */
 #include "backend.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { DEFAULT_MAX_BATCH_SIZE = 4 }; /* what NVIDIA's backend completes to */
 
-/* A text that grows; what does not fit into `size` bytes is cut. */
-typedef struct {
-    char *text;
-    size_t length, size;
-} Text;
-
-static void add(Text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add(Text *t, const char *format, ...) {
-    va_list arguments;
-    for (int tries = 0; tries < 2; tries++) {
-        va_start(arguments, format);
-        int more = vsnprintf(t->text + t->length, t->size - t->length, format, arguments);
-        va_end(arguments);
-        if (more < 0) return;
-        if ((size_t)more < t->size - t->length) {
-            t->length += (size_t)more;
-            return;
-        }
-        t->size = 2 * (t->size + (size_t)more) + 1;
-        t->text = realloc(t->text, t->size);
-        if (!t->text) abort();
-    }
-}
-
-static void add_string(Text *t, const char *string) {
-    add(t, "\"");
+static void put_string(FILE *out, const char *string) {
+    fputc('"', out);
     for (; *string; string++) {
         unsigned char c = (unsigned char)*string;
-        if (c == '"' || c == '\\' || c < 0x20)
-            add(t, "\\u%04x", c);
-        else
-            add(t, "%c", c);
+        fprintf(out, c == '"' || c == '\\' || c < 0x20 ? "\\u%04x" : "%c", c);
     }
-    add(t, "\"");
+    fputc('"', out);
 }
 
-static Text text_new(void) {
-    return (Text){.text = allocate(256, 1), .length = 0, .size = 256};
-}
-
-/* Returns an error that begins with the model's name and owns no text of the caller's. */
-static TRITONSERVER_Error *refuse(const Model *model, Text *why) {
-    TRITONSERVER_Error *error = INVALID("unable to load model '%s': %s", model->name, why->text);
-    free(why->text);
-    return error;
-}
-
-static void add_names(Text *t, const Tensors *tensors) {
-    add(t, "[");
-    for (size_t i = 0; i < tensors->count; i++)
-        add(t, "%s'%s'", i ? ", " : "", tensors->tensors[i].name);
-    add(t, "]");
-}
-
-static void add_dims(Text *t, const int64_t *dims, size_t rank) {
-    add(t, "[");
+static void put_dims(FILE *out, const int64_t *dims, size_t rank) {
+    fputc('[', out);
     for (size_t i = 0; i < rank; i++)
-        add(t, "%s%lld", i ? ", " : "", (long long)dims[i]);
-    add(t, "]");
+        fprintf(out, "%s%lld", i ? ", " : "", (long long)dims[i]);
+    fputc(']', out);
 }
 
 const Tensor *tensor_named(const Tensors *tensors, const char *name) {
     for (size_t i = 0; i < tensors->count; i++)
         if (strcmp(tensors->tensors[i].name, name) == 0) return &tensors->tensors[i];
     return NULL;
+}
+
+static void name_dims(const int64_t *dims, size_t rank, char *text, size_t size) {
+    FILE *out = fmemopen(text, size, "w");
+    if (!out) abort();
+    setbuf(out, NULL); /* what does not fit is cut */
+    put_dims(out, dims, rank);
+    fclose(out);
 }
 
 static bool fits(const int64_t *dims, size_t rank, const Tensor *tensor) {
@@ -99,21 +61,22 @@ static TRITONSERVER_Error *check_dims(const Model *model, const char *side, cons
     size_t at = batched;
     for (const Json *d = listed ? listed->first : NULL; d; d = d->next)
         json_integer(d, &dims[at++]);
-    Text why = {0};
-    if (batched && (tensor->rank == 0 || tensor->dims[0] != -1)) {
-        why = text_new();
-        add(&why, "%s '%s' has shape ", side, tensor->name);
-        add_dims(&why, tensor->dims, tensor->rank);
-        add(&why, " in the model; max_batch_size > 0 needs a first axis of -1");
-    } else if (!fits(dims, rank, tensor)) {
-        why = text_new();
-        add(&why, "%s '%s': the model has shape ", side, tensor->name);
-        add_dims(&why, tensor->dims, tensor->rank);
-        add(&why, ", the configuration ");
-        add_dims(&why, dims, rank);
+    TRITONSERVER_Error *error = NULL;
+    bool has_axis = !batched || (tensor->rank > 0 && tensor->dims[0] == -1);
+    if (!has_axis || !fits(dims, rank, tensor)) {
+        char shape[256], configured[256];
+        name_dims(tensor->dims, tensor->rank, shape, sizeof shape);
+        name_dims(dims, rank, configured, sizeof configured);
+        error = has_axis
+                    ? INVALID("unable to load model '%s': %s '%s': the model has shape %s, the "
+                              "configuration %s",
+                              model->name, side, tensor->name, shape, configured)
+                    : INVALID("unable to load model '%s': %s '%s' has shape %s in the model; "
+                              "max_batch_size > 0 needs a first axis of -1",
+                              model->name, side, tensor->name, shape);
     }
     free(dims);
-    return why.text ? refuse(model, &why) : NULL;
+    return error;
 }
 
 static TRITONSERVER_Error *check_port(const Model *model, const char *side, const Json *io,
@@ -125,10 +88,14 @@ static TRITONSERVER_Error *check_port(const Model *model, const char *side, cons
                        "onnxruntime backend",
                        model->name, side, port->name);
     if (!tensor) {
-        Text why = text_new();
-        add(&why, "%s '%s' is not in the model, which has ", side, port->name);
-        add_names(&why, known);
-        return refuse(model, &why);
+        char names[512];
+        size_t at = 0;
+        names[0] = '\0';
+        for (size_t i = 0; i < known->count && at < sizeof names; i++)
+            at += (size_t)snprintf(names + at, sizeof names - at, "%s'%s'", i ? ", " : "",
+                                   known->tensors[i].name);
+        return INVALID("unable to load model '%s': %s '%s' is not in the model, which has [%s]",
+                       model->name, side, port->name, names);
     }
     if (tensor->type != port->type)
         return INVALID("unable to load model '%s': %s '%s': configuration expects datatype %s, "
@@ -198,21 +165,21 @@ static bool can_batch(const Tensors *tensors) {
     return true;
 }
 
-static void add_ports(Text *t, const char *side, const Tensors *tensors, bool batched) {
-    add(t, ",\"%s\":[", side);
+static void put_ports(FILE *out, const char *side, const Tensors *tensors, bool batched) {
+    fprintf(out, ",\"%s\":[", side);
     for (size_t i = 0; i < tensors->count; i++) {
         const Tensor *tensor = &tensors->tensors[i];
         size_t skip = batched;
-        add(t, "%s{\"name\":", i ? "," : "");
-        add_string(t, tensor->name);
-        add(t, ",\"data_type\":\"%s\",\"dims\":", tensor->type ? tensor->type->name : "");
+        fprintf(out, "%s{\"name\":", i ? "," : "");
+        put_string(out, tensor->name);
+        fprintf(out, ",\"data_type\":\"%s\",\"dims\":", tensor->type ? tensor->type->name : "");
         if (tensor->rank > skip)
-            add_dims(t, tensor->dims + skip, tensor->rank - skip);
+            put_dims(out, tensor->dims + skip, tensor->rank - skip);
         else
-            add(t, "[1]%s", batched ? ",\"reshape\":{\"shape\":[]}" : "");
-        add(t, "}");
+            fprintf(out, "[1]%s", batched ? ",\"reshape\":{\"shape\":[]}" : "");
+        fprintf(out, "}");
     }
-    add(t, "]");
+    fprintf(out, "]");
 }
 
 static TRITONSERVER_Error *set_config(const Model *model, const Session *session) {
@@ -223,27 +190,30 @@ static TRITONSERVER_Error *set_config(const Model *model, const Session *session
                        "non-zero max_batch_size is specified",
                        model->name);
     if (batches && most == 0) most = DEFAULT_MAX_BATCH_SIZE;
-    Text t = text_new();
-    add(&t, "{\"max_batch_size\":%lld", (long long)most);
+    char *text;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    if (!out) abort();
+    fprintf(out, "{\"max_batch_size\":%lld", (long long)most);
     for (const Json *key = model->config->first; key; key = key->next) {
         bool is_replaced = strcmp(key->key, "max_batch_size") == 0 ||
                            (strcmp(key->key, "input") == 0 && model->inputs.count == 0) ||
                            (strcmp(key->key, "output") == 0 && model->outputs.count == 0);
         if (is_replaced) continue;
-        add(&t, ",");
-        add_string(&t, key->key);
-        add(&t, ":%.*s", (int)(key->end - key->start), model->text + key->start);
+        fprintf(out, ",");
+        put_string(out, key->key);
+        fprintf(out, ":%.*s", (int)(key->end - key->start), model->text + key->start);
     }
-    if (model->inputs.count == 0) add_ports(&t, "input", &session->inputs, most > 0);
-    if (model->outputs.count == 0) add_ports(&t, "output", &session->outputs, most > 0);
+    if (model->inputs.count == 0) put_ports(out, "input", &session->inputs, most > 0);
+    if (model->outputs.count == 0) put_ports(out, "output", &session->outputs, most > 0);
     if (most > 1 && !json_get(model->config, "sequence_batching") &&
         !json_get(model->config, "dynamic_batching"))
-        add(&t, ",\"dynamic_batching\":{}");
-    add(&t, "}");
+        fprintf(out, ",\"dynamic_batching\":{}");
+    fprintf(out, "}");
+    fclose(out);
     TRITONSERVER_Message *message;
-    TRITONSERVER_Error *error =
-        TRITONSERVER_MessageNewFromSerializedJson(&message, t.text, t.length);
-    free(t.text);
+    TRITONSERVER_Error *error = TRITONSERVER_MessageNewFromSerializedJson(&message, text, length);
+    free(text);
     TRY(error);
     error = TRITONBACKEND_ModelSetConfig(model->handle, 1, message);
     TRITONSERVER_MessageDelete(message);

@@ -1,6 +1,7 @@
 /* ONNX Runtime with a GPU that is none: the library named by REAL_ONNXRUNTIME, whose CUDA and
  * TensorRT providers only print their options, and whose GPU memory is the host's. What sets
- * options prints them. With CUDA_FAILS, sessions with CUDA do not start. */
+ * options prints them. With CUDA_FAILS, sessions with CUDA do not start; with TOO_OLD,
+ * it is a release whose table is too short. */
 #include "onnxruntime_abi.h"
 
 #include <dlfcn.h>
@@ -132,10 +133,10 @@ static OrtStatus *set_run_entry(OrtRunOptions *options, const char *key, const c
 }
 
 static const OrtFunction *get_api(uint32_t version) {
-    return version == ORT_API_VERSION ? table : NULL;
+    return version == ORT_API_VERSION && !getenv("TOO_OLD") ? table : NULL;
 }
 static const char *get_version(void) {
-    return "1.20";
+    return getenv("TOO_OLD") ? "1.19.2" : "1.20";
 }
 
 const OrtApiBase *OrtGetApiBase(void);

@@ -322,3 +322,23 @@ def test_providers_that_cannot_be_had_are_a_warning_each(run: Run) -> None:
     assert tensorrt.startswith(f"{start}accelerator tensorrt: ")
     assert cuda.startswith(f"{start}instance_group KIND_GPU, the CPU runs: ")
     assert lines[-2:] == ["y[1,2] 5 6", "runs 1"]
+
+
+def test_a_library_that_cannot_serve_is_named(run: Run, gpu: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        AssertionError, match=r"libonnxruntime\.so is ONNX Runtime 1\.19\.2; 1\.20 or"
+    ):
+        run("none", gpu=gpu, TOO_OLD="1")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(AssertionError, match=r"libonnxruntime\.so is missing or leads nowhere"):
+        run("none", gpu=empty)
+    (empty / "libonnxruntime.so").write_text("no library")
+    with pytest.raises(AssertionError, match=r"cannot be loaded: .*libonnxruntime\.so"):
+        run("none", gpu=empty)
+    (empty / "libonnxruntime.so").unlink()
+    (empty / "libonnxruntime.so").symlink_to(gpu / "other.so")
+    (gpu / "other.c").write_text("int nothing;")
+    compile_c(gpu / "other.so", [gpu / "other.c"], "-shared", "-fPIC")
+    with pytest.raises(AssertionError, match="is not ONNX Runtime: no OrtGetApiBase"):
+        run("none", gpu=empty)
