@@ -166,7 +166,7 @@ def exit_words(pid: int) -> str:
     """Return how a server that this process started has ended, such as "ended by SIGKILL"."""
     child = _CHILDREN.get(pid)
     try:
-        # Linux calls a process a zombie when its first thread has ended, and the others may not have
+        # Linux calls a process a zombie once its first thread has ended: others may still run
         code = None if child is None else child.wait(_EXIT_CODE_S)
     except subprocess.TimeoutExpired:
         code = None
