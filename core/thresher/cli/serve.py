@@ -166,19 +166,19 @@ def _tell_ready(state: ServerState, version: str) -> str:
 def _update(running: RunningServer, repository: Path, runtime: Runtime) -> None:
     """Load what was published since into a server that runs already."""
     from thresher.repository import ModelRepository
-    from thresher_serving.embedded.launch import check_answering
+    from thresher_serving.embedded.launch import differing, read_configured
 
-    published = ModelRepository(repository)
-    names = published.names()
+    names = ModelRepository(repository).names()
     left_out = runtime.left_out(repository, names)
     for name, why in left_out.items():
         say(f"Warning: {name} is left out: {why}")
+    names = [name for name in names if name not in left_out]
+    named = read_configured(repository, names).named
     for name in names:
-        if name in left_out:
-            continue
         states = running.load_model(name)
         ready = [state.version for state in states if state.is_ready and state.version is not None]
-        check_answering(published.root, name, ready)
+        for problem in differing(name, ready, named.get(name, ())):
+            raise ServerError(problem)
     tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
 
 

@@ -16,8 +16,12 @@ from typing import TextIO
 
 from thresher.errors import ServerError, ThresherError
 from thresher_serving.embedded import process
-from thresher_serving.embedded.command import is_complete
-from thresher_serving.embedded.launch import ServeOptions, wanted_models
+from thresher_serving.embedded.launch import (
+    Configured,
+    ServeOptions,
+    read_configured,
+    wanted_models,
+)
 from thresher_serving.embedded.ports import choose_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.server import lock_folder
@@ -78,7 +82,7 @@ def serve_in_background(options: ServeOptions, state_dir: Path) -> ServerState |
         ServerError: If a server runs there or is being started, or it cannot be started.
     """
     wanted = wanted_models(options.repository, options.models)
-    options = replace(options, complete=is_complete(options.repository, wanted))
+    options = replace(options, configured=read_configured(options.repository, wanted))
     signals = StopSignals()
     with signals.counted():
         lock = lock_folder(state_dir)
@@ -161,6 +165,8 @@ def main() -> int:
     options = given["options"] | {"runtime": Runtime(**runtime)}
     for name in ("repository", "log_file", "state_dir"):
         options[name] = Path(options[name])
+    if options["configured"] is not None:
+        options["configured"] = Configured(**options["configured"])
     if options["models"] is not None:
         options["models"] = tuple(options["models"])
     signals = StopSignals()
