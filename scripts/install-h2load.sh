@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs h2load, the load generator of benchmarks/serving.py.
+# Installs h2load, the load generator of benchmarks/load.py.
 # Does nothing where it is there; needs apt-get and root (or sudo without a password).
 set -euo pipefail
 if command -v h2load >/dev/null; then
