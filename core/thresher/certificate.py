@@ -96,20 +96,20 @@ class Certificate:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             lists = {key: tuple(content.get(key, ())) for key in ("engines", "providers")}
-            loaded = cls(**{**content, **lists})
-            _check_names(loaded.files)
-            dict.items(loaded.configuration)  # type: ignore[arg-type]
-            return loaded
+            _check_bound(content["files"], content.get("configuration", {}))
+            return cls(**{**content, **lists})
         except FileNotFoundError:
             raise ParityError(
                 f"{folder}: no {file}, so nothing says that it decides as validated. {UNPROVEN}"
             ) from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ParityError(f"{path}: not a certificate: {error}. {UNPROVEN}") from None
 
 
-def _check_names(files: Mapping[str, str]) -> None:
-    """Raise ValueError unless each file is one of the folder itself, and there is one."""
+def _check_bound(files: Any, configuration: Any) -> None:
+    """Raise ValueError unless digests are bound by name, and each file is the folder's own."""
+    if not isinstance(files, dict) or not isinstance(configuration, dict):
+        raise ValueError("it binds no digests by name")
     if not files:
         raise ValueError("it binds no file")
     for name in files:

@@ -36,8 +36,8 @@ from thresher.config_pbtxt import (
     own_config_file,
     read_config,
 )
-from thresher.decisive_keys import decisive_keys, differences, of_version
 from thresher.decision import Decision
+from thresher.decisive_keys import decisive_keys, differences, of_version
 from thresher.errors import DecisionError, ParityError, PublishError
 
 __all__ = ["check_proven", "check_served", "is_foreign", "loaded_versions"]
@@ -59,6 +59,8 @@ class _Repository(Protocol):
     registered: Callable[[str, int], Collection[str]] | None
 
     def read_config(self, name: str) -> Any: ...
+
+    def registered_name(self, name: str) -> str: ...
 
 
 def check_served(repository: _Repository, name: str) -> None:
@@ -241,11 +243,10 @@ class _Look:
     def _decision(self, file: str, config: Any, certificate: Certificate) -> Decision | None:
         key = decision_key(self.version)
         try:
-            if key not in config.parameters:
-                raise DecisionError("there is none")
-            decision = Decision.from_json(config.parameters[key].string_value, where=file)
+            text = config.parameters[key].string_value if key in config.parameters else "null"
+            decision = Decision.from_json(text, where=file)
         except DecisionError as error:
-            self.wrong.append(f"the decision in {file} cannot be read: {error}")
+            self.wrong.append(f"the decision in {file} is none: {error}")
             return None
         if decision.digest != certificate.decision_sha256:
             self.wrong.append(f"the decision in {file} is another one")
@@ -303,9 +304,7 @@ class _Look:
         """Compare with MLflow's tags, where a registry is asked and knows of any certificate."""
         if self.repository.registered is None or not certificate.binds_configuration:
             return
-        config = self.repository.read_config(self.name)
-        is_companion = COMPANION_KEY in config.parameters
-        name = config.parameters[COMPANION_KEY].string_value if is_companion else self.name
+        name = self.repository.registered_name(self.name)
         known: Collection[str] = self.repository.registered(name, self.version)
         if known and digest not in known:
             self.wrong.append(

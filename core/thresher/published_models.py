@@ -140,6 +140,15 @@ class PublishedModels:
         is_one = COMPANION_KEY in parameters and parameters[COMPANION_KEY].string_value == name
         return [companion] if is_one else []
 
+    def registered_name(self, name: str) -> str:
+        """Return the registered model whose version N a model's version N is.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        parameters = self.read_config(name).parameters
+        return parameters[COMPANION_KEY].string_value if COMPANION_KEY in parameters else name
+
     def model_file(self, name: str, version: int) -> Path:
         """Return the path of a version's ONNX model."""
         return self.root / name / str(version) / MODEL_FILE

@@ -9,6 +9,7 @@ import click
 
 from thresher.cli.options import FiniteRange, repository_option
 from thresher.cli.output import say, steps, tell
+from thresher.cli.versions import repository_and_registry
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
@@ -214,15 +215,12 @@ def _align_companions(repository: Path) -> None:
 
 def _check_proven(repository: Path, *, unproven: bool) -> None:
     """Refuse versions that are to serve and are not what was proven; or say so, where allowed."""
-    from thresher.errors import NotFoundError, ParityError
-    from thresher.repository import ModelRepository
+    from thresher.errors import ParityError
 
-    published = ModelRepository(repository)
+    published = repository_and_registry(repository)
     for name in published.names():
         try:
-            published.check_proven(name, published.serving_version(name))
-        except NotFoundError:
-            continue  # another tool's model, which names no version
+            published.check_served(name)
         except ParityError as error:
             if not unproven:
                 raise
