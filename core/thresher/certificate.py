@@ -94,7 +94,7 @@ class Certificate:
         """
         path = folder / file
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(_text_of(path))
             lists = {key: tuple(content.get(key, ())) for key in ("engines", "providers")}
             _check_bound(content["files"], content.get("configuration", {}))
             return cls(**{**content, **lists})
@@ -106,10 +106,16 @@ class Certificate:
             raise ParityError(f"{path}: not a certificate: {error}. {UNPROVEN}") from None
 
 
+def _text_of(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
+    return path.read_text(encoding="utf-8")
+
+
 def _check_bound(files: Any, configuration: Any) -> None:
     """Raise ValueError unless digests are bound by name, and each file is the folder's own."""
     if not isinstance(files, dict) or not isinstance(configuration, dict):
-        raise ValueError("it binds no digests by name")
+        raise TypeError("it binds no digests by name")
     if not files:
         raise ValueError("it binds no file")
     for name in files:

@@ -131,7 +131,7 @@ def is_foreign(repository: _Repository, name: str) -> bool:
 
 
 def loaded_versions(repository: _Repository, name: str) -> list[int]:
-    """Return the versions that Triton may load by the version policy, ascending.
+    """Return the versions that Triton loads by the version policy, ascending.
 
     Raises:
         NotFoundError: If there is no such model.
@@ -141,10 +141,12 @@ def loaded_versions(repository: _Repository, name: str) -> list[int]:
         policy = repository.read_config(name).version_policy
     except PublishError as error:
         raise ParityError(f"{error}. {UNPROVEN}") from None
-    if policy.WhichOneof("policy_choice") == "specific":
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "specific":
         return sorted({int(version) for version in policy.specific.versions})
     folders = (path.name for path in (repository.root / name).iterdir() if path.is_dir())
-    return sorted(int(folder) for folder in folders if _is_number(folder))
+    there = sorted(int(folder) for folder in folders if _is_number(folder))
+    return there if choice == "all" else there[-(policy.latest.num_versions or 1) :]
 
 
 @dataclass
@@ -207,10 +209,18 @@ class _Look:
         named = config.parameters[key].string_value if key in config.parameters else ""
         if named in issued:
             return named
-        # earlier releases wrote none as a rule, and for a companion its model's
-        if named and COMPANION_KEY not in config.parameters:
+        if named and named != self._digest_of_companioned(config):
             return None
+        # earlier releases did not always write one, and for a companion its model's
         return next((at for at, each in issued.items() if not each.binds_configuration), None)
+
+    def _digest_of_companioned(self, config: Any) -> str | None:
+        """Return the digest of the certificate of the model that a companion asks."""
+        if COMPANION_KEY not in config.parameters:
+            return None
+        folder = self.repository.root / config.parameters[COMPANION_KEY].string_value
+        path = folder / str(self.version) / CERTIFICATE_FILE
+        return file_digest(path) if path.is_file() else None
 
     def _configuration(self, file: str, config: Any, certificate: Certificate) -> None:
         """Compare one of the two configurations, and what it names, with a certificate."""

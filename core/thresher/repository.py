@@ -277,27 +277,32 @@ class ModelRepository(PublishedModels):
                 f"{error.filename or self.root}: {error.strerror}; {name} is as it was"
             ) from None
 
-    def recertify(self, name: str, version: int) -> bool:
+    def recertify(self, name: str, version: int) -> list[str]:
         """Issue a version's certificate again, so that it binds all that decides an answer.
 
         For certificates of releases that did not bind the configuration. What serves goes on, and
         at each moment the version is what a certificate says.
 
         Returns:
-            False where its certificate binds everything already.
+            The models whose certificate is a new one: a companion, then the model itself; none
+            where theirs bind everything already.
 
         Raises:
             NotFoundError: If there is no such model or version.
             ParityError: If it is not what was proven, by what its certificate binds.
             PublishError: If the disk refuses.
         """
+        renewed = []
+        for companion in self.companions(name):  # first, since it may name the model's old one
+            if version in self.versions(companion):
+                renewed += self.recertify(companion, version)
         folder = self.root / name
         try:
             with self.staging(name) as staged, self._staging.lock(name):
                 self.decision(name, version)
                 self.check_proven(name, version)
                 if Certificate.load(folder / str(version)).binds_configuration:
-                    return False
+                    return renewed
                 own, published = self.own_config(name, version), self.read_config(name)
                 self._bind(staged, folder / str(version), own, version)
                 proof.check_proven(self, name, version, renewed=Certificate.load(staged))
@@ -315,7 +320,7 @@ class ModelRepository(PublishedModels):
             raise PublishError(
                 f"{error.filename or self.root}: {error.strerror}; {name} serves what it served"
             ) from None
-        return True
+        return [*renewed, name]
 
     def unpublish(self, name: str, version: int) -> int:
         """Take a version that does not serve out of the repository; return the bytes set free.

@@ -135,11 +135,13 @@ def recertify(models: tuple[str, ...], folder: Path) -> None:
             raise ConfigError(f'"{model}" is an alias; name the version by its number')
         versions = published.versions(asked.name) if asked.version is None else [asked.version]
         for version in versions:
-            is_new = published.recertify(asked.name, version)
-            done = "Renewed the" if is_new else "It binds everything already: the"
-            tell(f"{done} certificate of {asked.name}/{version}")
-            if is_new and knows_registry():
-                _register(published, asked.name, version)
+            renewed = published.recertify(asked.name, version)
+            if not renewed:
+                tell(f"The certificate of {asked.name}/{version} binds everything already")
+            for name in renewed:
+                tell(f"Renewed the certificate of {name}/{version}")
+                if knows_registry():
+                    _register(published, name, version)
 
 
 def _register(published: ModelRepository, name: str, version: int) -> None:
