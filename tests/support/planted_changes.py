@@ -198,8 +198,7 @@ def _mutated_keys(config: Any, version: int, *, harmless: bool) -> Iterator[tupl
                 yield f"{name} set", without
             continue
         yield f"{name} removed", without
-        for path, changed in _mutated(config, descriptor):
-            yield path, changed
+        yield from _mutated(config, descriptor)
 
 
 def _mutated_optimization(

@@ -16,9 +16,17 @@ import pytest
 from click.testing import CliRunner
 
 from support.planted_changes import HARMLESS_KEYS, Planted, harmless_changes, planted_changes
+from support.planted_scenarios import (
+    SCENARIOS,
+    as_of_an_earlier_release,
+    forge,
+    move_a_threshold,
+)
 from support.weather import log_version
+from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
 from thresher.cli import main
 from thresher.errors import NotFoundError, ParityError, ServerError
+from thresher.registry import register_certificate
 from thresher.repository import ModelRepository
 from thresher_export import ExportOptions, TritonOptions, export_version
 from thresher_export.verify import verify_version
@@ -210,3 +218,72 @@ def test_what_only_says_how_fast_it_runs_is_accepted(
     for key in ("instance_group", "dynamic_batching", "optimization.priority", "other text"):
         assert key in tried
     assert all(HARMLESS_KEYS.values())
+
+
+@pytest.mark.parametrize("asker", ASKERS)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_a_version_that_would_answer_otherwise_is_refused(
+    root: Path, scenario: Callable[[Path], None], asker: str
+) -> None:
+    scenario(root)
+    # of two versions that the policy names, the changed one
+    version = 1 if scenario.__name__ == "two_versions" else 2
+    with pytest.raises((ParityError, NotFoundError)):
+        ASKERS[asker](root, "weather", version)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "triton", "ray"])
+def test_score_refuses_with_every_engine_and_verify_before_any_row(
+    root: Path, tmp_path: Path, engine: str
+) -> None:
+    move_a_threshold(root / "weather/2/model.onnx")
+    arguments = ["score", "weather/2", "--input", "x.csv", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*arguments, "--engine", engine, "--repository", str(root)])
+    assert (done.exit_code, "model.onnx has other bytes" in done.output) == (1, True), done.output
+    done = CliRunner().invoke(main, ["verify", "weather/2", "--repository", str(root)])
+    assert (done.exit_code, "model.onnx has other bytes" in done.output) == (1, True), done.output
+
+
+def test_a_certificate_that_was_never_issued_is_found_where_mlflow_is_in_reach(root: Path) -> None:
+    move_a_threshold(root / "weather/2/model.onnx")
+    forge(root, "weather", 2)
+    ModelRepository(root).check_proven("weather", 2)  # it all fits, and no registry is asked
+    for asker in ("serve", "repository verify"):
+        with pytest.raises(ParityError, match="none of those that MLflow holds"):
+            ASKERS[asker](root, "weather", 2)
+    digest = file_digest(root / "weather/2" / CERTIFICATE_FILE)
+    register_certificate("weather", 2, digest)  # as an export to another repository would
+    ask_repository_verify(root, "weather", 2)
+
+
+def test_an_older_release_s_repository_is_accepted_and_renewed(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("emotions", "emotions.text")
+    as_of_an_earlier_release(root, *names)
+    for name in names * 2:
+        ask_itself(root, name, 1)
+    warned = [record.getMessage() for record in caplog.records]
+    assert [text.rpartition(" ")[2] for text in warned] == [f"{name}/1" for name in names]
+    arguments = ["repository", "recertify", "--repository", str(root)]
+    done = CliRunner().invoke(main, [*arguments, "emotions/1"])
+    assert done.exit_code == 0, done.output
+    caplog.clear()
+    for name in names:
+        assert f"Renewed the certificate of {name}/1" in done.output
+        assert Certificate.load(root / name / "1").binds_configuration
+        ask_repository_verify(root, name, 1)
+    assert not caplog.records
+    again = CliRunner().invoke(main, [*arguments, "emotions"])
+    assert "The certificate of emotions/1 binds everything already" in again.output
+
+
+def test_an_export_renews_a_certificate_of_an_earlier_release(root: Path) -> None:
+    as_of_an_earlier_release(root, "weather")
+    before = file_digest(root / "weather/1/model.onnx")
+    beside = ExportOptions(serve=False)
+    export_version("models:/weather/1", repository=ModelRepository(root), options=beside)
+    assert Certificate.load(root / "weather/1").binds_configuration
+    assert file_digest(root / "weather/1/model.onnx") == before
+    assert ModelRepository(root).served_versions("weather") == [2]
+    ask_repository_verify(root, "weather", 1)
