@@ -1,8 +1,8 @@
 """What was proven about a published version, bound to its very bytes.
 
 A certificate is a file in the version's folder. It names the digests of the model's files, of the
-decision and of the rows that parity was proven on, with the engines and the versions of the tools.
-Whoever serves a version can tell, without torch, MLflow or ONNX, whether it is what was proven.
+decision, of the configuration's keys that decide an answer and of the rows that parity was proven
+on, with the engines and the versions of the tools. `thresher.proof` compares a version with it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thresher.decision import Decision
 from thresher.errors import ParityError
 
-__all__ = ["CERTIFICATE_FILE", "Certificate", "file_digest"]
+__all__ = ["CERTIFICATE_FILE", "NEXT_CERTIFICATE_FILE", "UNPROVEN", "Certificate", "file_digest"]
 
 CERTIFICATE_FILE = "certificate.json"
 
-_UNPROVEN = "Export it again, or serve it all the same with --unproven"
+NEXT_CERTIFICATE_FILE = "certificate.next.json"
+"""Takes the place of the other once both configurations name its digest; a writer that dies before
+leaves both, and each configuration is compared with the one that it names."""
+
+UNPROVEN = "Export it again, or serve it all the same with --unproven"
 
 
 def file_digest(path: Path) -> str:
@@ -65,48 +68,56 @@ class Certificate:
     """How far the engines could have lain apart."""
     num_comparisons: int = 0
     """Each by itself is in the parity report."""
+    configuration: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by key of Triton's configuration, of each that decides an answer; empty in a
+    certificate of a release that did not bind them."""
+
+    @property
+    def binds_configuration(self) -> bool:
+        """Whether it says what Triton's configuration has to be."""
+        return bool(self.configuration)
 
     def to_json(self) -> str:
         """Return the certificate as JSON that `load` reads."""
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def load(cls, folder: Path) -> Certificate:
+    def load(cls, folder: Path, file: str = CERTIFICATE_FILE) -> Certificate:
         """Return the certificate in a version's folder.
+
+        Args:
+            folder: The folder.
+            file: `CERTIFICATE_FILE` or `NEXT_CERTIFICATE_FILE`.
 
         Raises:
             ParityError: If there is none, or it cannot be read.
         """
-        path = folder / CERTIFICATE_FILE
+        path = folder / file
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(_text_of(path))
             lists = {key: tuple(content.get(key, ())) for key in ("engines", "providers")}
+            _check_bound(content["files"], content.get("configuration", {}))
             return cls(**{**content, **lists})
         except FileNotFoundError:
             raise ParityError(
-                f"{folder}: no {CERTIFICATE_FILE}, so nothing says that it decides as validated. "
-                f"{_UNPROVEN}"
+                f"{folder}: no {file}, so nothing says that it decides as validated. {UNPROVEN}"
             ) from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ParityError(f"{path}: not a certificate: {error}. {_UNPROVEN}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ParityError(f"{path}: not a certificate: {error}. {UNPROVEN}") from None
 
-    def check(self, folder: Path, decision: Decision) -> None:
-        """Raise ParityError unless a version's folder and decision are what was proven.
 
-        Args:
-            folder: The version's folder.
-            decision: What config.pbtxt says the version decides.
-        """
-        wrong = []
-        if decision.digest != self.decision_sha256:
-            wrong.append("the decision in config.pbtxt is another one")
-        for name, digest in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                wrong.append(f"{name} is missing")
-            elif file_digest(path) != digest:
-                wrong.append(f"{name} has other bytes")
-        unknown = {path.name for path in folder.iterdir()} - {*self.files, CERTIFICATE_FILE}
-        wrong += [f"{name} is not in the certificate" for name in sorted(unknown)]
-        if wrong:
-            raise ParityError(f"{folder} is not what was proven: {'; '.join(wrong)}. {_UNPROVEN}")
+def _text_of(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
+    return path.read_text(encoding="utf-8")
+
+
+def _check_bound(files: Any, configuration: Any) -> None:
+    """Raise ValueError unless digests are bound by name, and each file is the folder's own."""
+    if not isinstance(files, dict) or not isinstance(configuration, dict):
+        raise TypeError("it binds no digests by name")
+    if not files:
+        raise ValueError("it binds no file")
+    for name in files:
+        if name in {"", ".", ".."} or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} is no file of the version's folder")

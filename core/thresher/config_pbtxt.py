@@ -8,14 +8,17 @@ Source: Triton's model configuration document, release 24.10.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from thresher.errors import PublishError
 
 __all__ = [
+    "COMPANION_KEY",
     "CONFIG_FILE",
     "LABELS_FILE",
+    "certificate_key",
     "config_text",
     "copy_version",
     "decision_key",
@@ -23,6 +26,7 @@ __all__ = [
     "forget_version",
     "inputs_key",
     "labels_file_of",
+    "labels_text",
     "own_config_file",
     "read_config",
 ]
@@ -30,7 +34,15 @@ __all__ = [
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 
+COMPANION_KEY = "thresher.companion_of"
+"""The parameter by which a companion such as NAME.text names the model that it asks."""
+
 _DECISION_PREFIX = "thresher.decision/"
+
+
+def certificate_key(version: int) -> str:
+    """Return the config parameter that holds the digest of a version's certificate."""
+    return f"thresher.certificate_sha256/{version}"
 
 
 def decision_key(version: int) -> str:
@@ -57,6 +69,8 @@ def read_config(path: Path) -> Any:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise PublishError(f"{path}: not a Triton configuration: {error}") from None
+    except PermissionError as error:
+        raise PublishError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def config_text(config: Any) -> str:
@@ -68,10 +82,15 @@ def config_text(config: Any) -> str:
 
 def decisions_of(config: Any) -> dict[int, str]:
     """Return the decisions that a configuration holds, as JSON by version."""
-    return {
-        int(key.removeprefix(_DECISION_PREFIX)): value.string_value
-        for key, value in config.parameters.items()
+    numbers = {
+        key: key.removeprefix(_DECISION_PREFIX)
+        for key in config.parameters
         if key.startswith(_DECISION_PREFIX)
+    }
+    return {
+        int(number): config.parameters[key].string_value
+        for key, number in numbers.items()
+        if number.isdecimal() and str(int(number)) == number
     }
 
 
@@ -92,6 +111,11 @@ def labels_file_of(version: int) -> str:
     return f"{Path(LABELS_FILE).stem}.{version}{Path(LABELS_FILE).suffix}"
 
 
+def labels_text(labels: Iterable[str]) -> str:
+    """Return what a file of labels holds: one a line, without the escapes that Triton lacks."""
+    return "".join(f"{_one_line(label)}\n" for label in labels)
+
+
 def own_config_file(version: int) -> str:
     """Return where a version's own configuration lies, below the model's folder."""
     return f"configs/{version}.pbtxt"
@@ -101,3 +125,7 @@ def _keys_of(config: Any, version: int) -> list[str]:
     """Return the parameters that concern one version: its decision, and where it comes from."""
     keys = (key.rpartition("/") for key in config.parameters if key.startswith("thresher."))
     return ["".join(parts) for parts in keys if parts[2] == str(version)]
+
+
+def _one_line(label: str) -> str:
+    return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")

@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from thresher.certificate import Certificate
+from thresher.certificate import CERTIFICATE_FILE, Certificate
 from thresher.errors import NotFoundError, ParityError, ThresherError
-from thresher.repository import ModelRepository, decision_key
+from thresher.proof import is_foreign, loaded_versions
+from thresher.repository import ModelRepository
 
 __all__ = ["Leftover", "PublishedVersion", "collect", "find_leftovers", "list_versions"]
 
 Proof = Literal["proven", "claimed", "wrong", "none", "foreign"]
 """``proven``: the bytes are those of the certificate; ``claimed``: there is a certificate, bytes
 were not read; ``wrong``: bytes, decision or certificate do not fit; ``none``: there is no
-certificate; ``foreign``: it carries no decision, so something else published it."""
+certificate; ``foreign``: the model bears no mark of Thresher, so something else published it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,9 @@ def list_versions(
     """
     for name in repository.names() if names is None else names:
         try:
-            config = repository.read_config(name)
-            versions = {*repository.versions(name), *repository.served_versions(name)}
+            foreign = is_foreign(repository, name)
+            served = set(loaded_versions(repository, name))
+            versions = {*repository.versions(name), *served}
         except NotFoundError:
             raise
         except ThresherError as error:
@@ -86,13 +88,13 @@ def list_versions(
                 problem=str(error),
             )
             continue
-        served = set(repository.served_versions(name))
+        if not versions and not foreign:
+            versions = {0}  # its files say nothing of a version any more
         for version in sorted(versions):
             if read_bytes:
                 progress(f"{name}/{version}")
-            has_decision = decision_key(version) in config.parameters
             yield _judged(
-                repository, name, version, version in served, has_decision, read_bytes=read_bytes
+                repository, name, version, version in served, foreign, read_bytes=read_bytes
             )
 
 
@@ -101,25 +103,27 @@ def _judged(
     name: str,
     version: int,
     is_serving: bool,
-    has_decision: bool,
+    foreign: bool,
     *,
     read_bytes: bool,
 ) -> PublishedVersion:
     folder = repository.model_file(name, version).parent
     proof: Proof = "claimed"
     certificate, problem = None, ""
-    if not folder.is_dir():
+    if not version:
+        proof, problem = "wrong", f"{folder.parent}: config.pbtxt names no version"
+    elif not folder.is_dir():
         proof, problem = "wrong", f"{folder}: no such folder, though config.pbtxt names the version"
-    elif not has_decision:
+    elif foreign:
         proof = "foreign"
     else:
         try:
             certificate = Certificate.load(folder)
             if read_bytes:
-                certificate.check(folder, repository.decision(name, version))
+                repository.check_proven(name, version)
                 proof = "proven"
         except ParityError as error:
-            proof = "wrong" if (folder / "certificate.json").is_file() else "none"
+            proof = "wrong" if (folder / CERTIFICATE_FILE).is_file() else "none"
             problem = str(error)
         except ThresherError as error:
             proof, problem = "wrong", str(error)

@@ -6,13 +6,14 @@ Reading needs no right to write; `thresher.repository` changes it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from thresher.certificate import Certificate
+from thresher import proof
 from thresher.config_pbtxt import (
+    COMPANION_KEY,
     CONFIG_FILE,
-    decision_key,
     decisions_of,
     own_config_file,
     read_config,
@@ -38,9 +39,6 @@ TOKENIZER_FILE, TOKENS_FILE = "tokenizer.json", "tokens.json"
 TEXT_SUFFIX = ".text"
 """Follows a model's name in that of its companion, which takes texts."""
 
-COMPANION_KEY = "thresher.companion_of"
-"""The config parameter by which a companion names the model that it asks."""
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """What can name a model in Triton and a folder anywhere."""
 
@@ -50,14 +48,20 @@ class PublishedModels:
 
     Args:
         root: The folder.
+
+    Attributes:
+        registered: Returns the digests of the certificates that MLflow holds for a model's version,
+            none where it knows of none; None, as a rule, where no registry is asked.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.registered: Callable[[str, int], Collection[str]] | None = None
 
     def names(self) -> list[str]:
         """Return the models that have a configuration, sorted."""
-        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
+        files = (path for path in self.root.glob(f"*/{CONFIG_FILE}") if path.is_file())
+        return sorted(path.parent.name for path in files)
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are published, ascending.
@@ -103,17 +107,26 @@ class PublishedModels:
         return Decision.from_json(decisions[version], where=f"{name}/{CONFIG_FILE}")
 
     def check_proven(self, name: str, version: int) -> None:
-        """Raise ParityError unless a version's certificate is there and fits its bytes.
+        """Raise ParityError unless a version is what was proven for this name and number.
 
-        A version that carries no decision, because something else published it, has none to prove.
+        Its files, both configurations, labels and the version policy are compared with its
+        certificate, and that with MLflow's tags where `registered` is set. A model that something
+        else published has nothing to prove.
 
         Raises:
             NotFoundError: If there is no such model.
-            ParityError: If there is no certificate, or a file or the decision is another one.
+            ParityError: If there is no certificate, or anything differs; names each thing.
         """
-        if decision_key(version) in self.read_config(name).parameters:
-            folder = self.model_file(name, version).parent
-            Certificate.load(folder).check(folder, self.decision(name, version))
+        proof.check_proven(self, name, version)
+
+    def check_served(self, name: str) -> None:
+        """Raise ParityError unless each version that the version policy names is what was proven.
+
+        Raises:
+            NotFoundError: If there is no such model.
+            ParityError: If one of them is not.
+        """
+        proof.check_served(self, name)
 
     def check_served(self, name: str) -> None:
         """Raise ParityError unless each version that the version policy names is what was proven.
@@ -136,6 +149,15 @@ class PublishedModels:
         parameters = read_config(self.root / companion / CONFIG_FILE).parameters
         is_one = COMPANION_KEY in parameters and parameters[COMPANION_KEY].string_value == name
         return [companion] if is_one else []
+
+    def registered_name(self, name: str) -> str:
+        """Return the registered model whose version N a model's version N is.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        parameters = self.read_config(name).parameters
+        return parameters[COMPANION_KEY].string_value if COMPANION_KEY in parameters else name
 
     def model_file(self, name: str, version: int) -> Path:
         """Return the path of a version's ONNX model."""

@@ -28,7 +28,9 @@ __all__ = [
     "ModelVersion",
     "connect",
     "register",
+    "register_certificate",
     "register_decision",
+    "registered_certificates",
     "resolve",
 ]
 
@@ -45,6 +47,14 @@ EVALUATION_FOLDER = "evaluation"
 
 _MODEL_DIGEST = "thresher.model_sha256"
 """Tag of a version: the SHA-256 of its program's file when it was registered."""
+
+DECISION_DIGEST = "thresher.decision_sha256"
+"""Tag of a version: the digest of its decision when it was registered."""
+
+_CERTIFICATE_DIGEST = "thresher.certificate_sha256/"
+"""Begins the tags of a version that hold digests of certificates: one for each repository that it
+was published to, and one for its companion's. The tag's name ends in the digest's first digits, so
+that two exports at once do not write over each other's."""
 
 _EVALUATION_RUN = "thresher.evaluation_run"
 """Tag of a version that shares another's weights: the run that holds the evaluation rows."""
@@ -119,8 +129,23 @@ class ModelVersion:
         return self._download(run_id=run_id, artifact_path=path)
 
     def decision(self) -> Decision:
-        """Return the version's labels, calibration and thresholds."""
-        return Decision.load(self.artifact(DECISION_FILE))
+        """Return the version's labels, calibration and thresholds, those that were registered.
+
+        Raises:
+            NotFoundError: If the run has none.
+            DecisionError: If it cannot be read.
+            ParityError: If it is another one than when the version was registered.
+        """
+        path = self.artifact(DECISION_FILE)
+        decision = Decision.load(path)
+        expected = self.tags.get(DECISION_DIGEST)
+        if expected is not None and decision.digest != expected:
+            raise ParityError(
+                f"{self.uri}: {DECISION_FILE} in MLflow ({path}) is not the decision that was "
+                f"registered (SHA-256 {expected[:12]}...). Somebody has changed it since; put the "
+                "file back, or register what it is meant to be as a new version: thresher tune"
+            )
+        return decision
 
     def decision_settings(self) -> Mapping[str, Any]:
         """Return how the decision was chosen, by the keys of a recipe's section ``[decision]``.
@@ -242,3 +267,40 @@ def register_decision(
     )
     client.set_registered_model_alias(version.name, alias, created.version)
     return resolve(f"models:/{version.name}/{created.version}")
+
+
+def register_certificate(name: str, version: int, digest: str) -> None:
+    """Write down with a version that a certificate was issued for it.
+
+    Raises:
+        NotFoundError: If the registry has no such version, or does not answer.
+    """
+    mlflow = open_store()
+    key = f"{_CERTIFICATE_DIGEST}{digest[:16]}"
+    try:
+        mlflow.MlflowClient().set_model_version_tag(name, str(version), key, digest)
+    except mlflow.MlflowException as error:
+        raise NotFoundError(f"models:/{name}/{version} in MLflow: {_line(error)}") from None
+
+
+def registered_certificates(name: str, version: int) -> frozenset[str]:
+    """Return the digests of the certificates that were issued for a version.
+
+    Empty where the registry has no such version, or an earlier release exported it.
+
+    Raises:
+        NotFoundError: If the registry does not answer.
+        StoreError: If MLflow's store cannot be opened.
+    """
+    mlflow = open_store()
+    try:
+        tags = mlflow.MlflowClient().get_model_version(name, str(version)).tags
+    except mlflow.MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return frozenset()
+        raise NotFoundError(f"models:/{name}/{version} in MLflow: {_line(error)}") from None
+    return frozenset(at for key, at in tags.items() if key.startswith(_CERTIFICATE_DIGEST))
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ Source: Triton's model repository and model configuration documents, release 24.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,20 +24,30 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from thresher import proof
+from thresher.certificate import (
+    CERTIFICATE_FILE,
+    NEXT_CERTIFICATE_FILE,
+    Certificate,
+    file_digest,
+)
 from thresher.config_pbtxt import (
     CONFIG_FILE,
     LABELS_FILE,
+    certificate_key,
     config_text,
     copy_version,
     decision_key,
     decisions_of,
     forget_version,
     labels_file_of,
+    labels_text,
     own_config_file,
 )
 from thresher.decision import Decision
+from thresher.decisive_keys import decisive_keys, differences
 from thresher.durable import fault_point, sync_files, sync_folder, write_durably
-from thresher.errors import NotFoundError, PublishError
+from thresher.errors import NotFoundError, ParityError, PublishError
 from thresher.published_models import (
     MODEL_FILE,
     NAME,
@@ -133,19 +144,22 @@ class ModelRepository(PublishedModels):
             PublishError: If the version exists with another content, or the disk refuses. What
                 served before is untouched.
         """
-        labels = "".join(f"{_one_line(label)}\n" for label in decision.labels)
+        labels = labels_text(decision.labels)
         try:
             with self._staging.lock(name):
                 if since is not None and not since.is_still(ServedState.of(self, name)):
                     serve = False
                 labels_file = self._labels_file(name, version, labels)
                 own = _with_labels(config, labels_file)
+                same = self._is_same(name, version, staged)
+                folder = self.root / name
+                self._bind(staged, folder / str(version) if same else staged, own, version)
                 text = self._config_with(name, version, own, serve=serve)
                 beside = {**(beside or {}), own_config_file(version): config_text(own).encode()}
-                same = self._is_same(name, version, staged)
+                digest = own.parameters[certificate_key(version)].string_value
                 if same and self._config_text(name) == text:
+                    _take_over_certificate(folder / str(version), digest)
                     return False
-                folder = self.root / name
                 # a model that is new comes with its whole folder or not at all
                 home = folder if folder.exists() else staged.with_name("model")
                 home.mkdir(exist_ok=True)
@@ -155,6 +169,8 @@ class ModelRepository(PublishedModels):
                     staged.rename(home / str(version))
                     sync_folder(home)
                     fault_point("version-moved")
+                else:
+                    _replace(staged, CERTIFICATE_FILE, folder / str(version), NEXT_CERTIFICATE_FILE)
                 for file, bytes_beside in beside.items():
                     (home / file).parent.mkdir(exist_ok=True)
                     write_durably(staged.with_name("beside"), bytes_beside)
@@ -170,6 +186,7 @@ class ModelRepository(PublishedModels):
                     staged.with_name(file).replace(home / file)
                     fault_point(f"{step}-moved")
                 sync_folder(home)
+                _take_over_certificate(home / str(version), digest)
                 fault_point("model-synced")
                 if home != folder:
                     self.root.mkdir(parents=True, exist_ok=True)
@@ -232,6 +249,51 @@ class ModelRepository(PublishedModels):
                 changed.append(companion)
         return changed
 
+    def recertify(self, name: str, version: int) -> list[str]:
+        """Issue a version's certificate again, so that it binds all that decides an answer.
+
+        For certificates of releases that did not bind the configuration. What serves goes on, and
+        at each moment the version is what a certificate says.
+
+        Returns:
+            The models whose certificate is a new one: a companion, then the model itself; none
+            where theirs bind everything already.
+
+        Raises:
+            NotFoundError: If there is no such model or version.
+            ParityError: If it is not what was proven, by what its certificate binds.
+            PublishError: If the disk refuses.
+        """
+        renewed = []
+        for companion in self.companions(name):  # first, since it may name the model's old one
+            if version in self.versions(companion):
+                renewed += self.recertify(companion, version)
+        folder = self.root / name
+        try:
+            with self.staging(name) as staged, self._staging.lock(name):
+                self.decision(name, version)
+                self.check_proven(name, version)
+                if Certificate.load(folder / str(version)).binds_configuration:
+                    return renewed
+                own, published = self.own_config(name, version), self.read_config(name)
+                self._bind(staged, folder / str(version), own, version)
+                proof.check_proven(self, name, version, renewed=Certificate.load(staged))
+                key = certificate_key(version)
+                published.parameters[key].CopyFrom(own.parameters[key])
+                _replace(staged, CERTIFICATE_FILE, folder / str(version), NEXT_CERTIFICATE_FILE)
+                fault_point("certificate-written")
+                for file, config in ((own_config_file(version), own), (CONFIG_FILE, published)):
+                    (folder / file).parent.mkdir(exist_ok=True)
+                    write_durably(staged / CONFIG_FILE, config_text(config).encode())
+                    _replace(staged, CONFIG_FILE, (folder / file).parent, Path(file).name)
+                    fault_point(f"{Path(file).stem}-renewed")
+                _take_over_certificate(folder / str(version), own.parameters[key].string_value)
+        except OSError as error:
+            raise PublishError(
+                f"{error.filename or self.root}: {error.strerror}; {name} serves what it served"
+            ) from None
+        return [*renewed, name]
+
     def unpublish(self, name: str, version: int) -> int:
         """Take a version that does not serve out of the repository; return the bytes set free.
 
@@ -290,6 +352,29 @@ class ModelRepository(PublishedModels):
         """Remove the staging folders whose maker is gone; return them."""
         return self._staging.clear_left_behind()
 
+    def _bind(self, staged: Path, proven: Path, own: Any, version: int) -> None:
+        """Let a certificate name what decides an answer, and a configuration that certificate.
+
+        Args:
+            staged: Where the certificate is written.
+            proven: The folder with the certificate that says what was proven; where that binds the
+                configuration already, its bytes stay. Without one there is nothing to bind.
+            own: The version's `ModelConfig`; gets the parameter with the certificate's digest.
+            version: Its number.
+        """
+        try:
+            certificate = Certificate.load(proven)
+        except ParityError:
+            return
+        bound = dataclasses.replace(certificate, configuration=decisive_keys(own, version))
+        if bound == certificate:
+            content = (proven / CERTIFICATE_FILE).read_bytes()
+        else:
+            content = bound.to_json().encode()
+        write_durably(staged / CERTIFICATE_FILE, content)
+        digest = file_digest(staged / CERTIFICATE_FILE)
+        own.parameters[certificate_key(version)].string_value = digest
+
     def _labels_file(self, name: str, version: int, labels: str) -> str:
         """Return the file that names a version's labels: its own, where the model's are others.
 
@@ -305,8 +390,9 @@ class ModelRepository(PublishedModels):
         if not folder.exists():
             return False
         if _digests(folder) == _digests(staged):
-            return True
-        if version in self._published(name):
+            if _is_certified(folder) or not _is_certified(staged):
+                return True
+        elif version in self._published(name):
             raise PublishError(
                 f"{folder} is published with another content; a version number is never used "
                 "again. Register a new version and export that"
@@ -349,11 +435,6 @@ class ModelRepository(PublishedModels):
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _one_line(label: str) -> str:
-    """Return a label as one line: Triton's label file has one a line and no escapes."""
-    return label.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
 def _with_labels(config: Any, labels_file: str) -> Any:
     """Return a configuration that names a file of labels."""
     own = type(config)()
@@ -378,3 +459,26 @@ def _digests(folder: Path) -> dict[str, str]:
         with path.open("rb") as file:
             found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
+
+
+def _is_certified(folder: Path) -> bool:
+    """Return whether a certificate can be read there."""
+    try:
+        Certificate.load(folder)
+    except ParityError:
+        return False
+    return True
+
+
+def _replace(source: Path, name: str, target: Path, new_name: str) -> None:
+    """Move a file that is on the disk to where it belongs, over what is there."""
+    if (source / name).is_file():
+        (source / name).replace(target / new_name)
+        sync_folder(target)
+
+
+def _take_over_certificate(folder: Path, digest: str) -> None:
+    """Let the next certificate be the version's, now that both configurations name its digest."""
+    following = folder / NEXT_CERTIFICATE_FILE
+    if following.is_file() and file_digest(following) == digest:
+        _replace(folder, NEXT_CERTIFICATE_FILE, folder, CERTIFICATE_FILE)

@@ -21,12 +21,18 @@ import onnx
 import onnx_ir as ir
 
 from thresher.artifacts.input_spec import InputSpec
-from thresher.certificate import CERTIFICATE_FILE, Certificate
+from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
 from thresher.config import to_mapping
 from thresher.decision import Decision
-from thresher.errors import ConfigError, DecisionError
+from thresher.errors import ConfigError, DecisionError, NotFoundError
 from thresher.evaluation import EvaluationSplit
-from thresher.registry import ModelVersion, connect, resolve
+from thresher.registry import (
+    DECISION_DIGEST,
+    ModelVersion,
+    connect,
+    register_certificate,
+    resolve,
+)
 from thresher.repository import MODEL_FILE, ModelRepository
 from thresher.served_state import ServedState
 from thresher.tolerances import tolerances_for
@@ -49,7 +55,6 @@ from thresher_export.precision import (
 )
 from thresher_export.published import (
     SETTINGS_FACT,
-    certificate_digest,
     check_precision_is_the_same,
     known_digests,
     published_body,
@@ -163,6 +168,12 @@ def export_version(
             f"Warning: {version.uri} was registered without a digest of its weights; nothing says "
             "that they are the ones that were trained. Versions that are registered now have one"
         )
+    if DECISION_DIGEST not in version.tags:
+        progress(
+            f"Warning: {version.uri} was registered without a digest of its decision; nothing says "
+            "that its thresholds are the ones that were chosen. Versions that are registered now "
+            "have one"
+        )
     triton = _triton_options(version, options)
     decision = version.decision()
     splits = {name: version.evaluation(name) for name in SPLITS}
@@ -230,6 +241,8 @@ def export_version(
                 since=since,
             )
             folder = repository.model_file(version.name, version.version).parent
+            certificate = Certificate.load(folder)  # with the configuration that it binds
+            _register_certificates(repository, version, texts, progress)
     try:
         log_parity_report(report, version)
     except (
@@ -324,7 +337,6 @@ def _publish(
             "run": version.run_id,
             "precision": options.precision,
             SETTINGS_FACT: options.settings_sha256,
-            "certificate_sha256": certificate_digest(repository, certificate, staged),
             **({} if spec is None else {"inputs": spec.for_configuration().to_json()}),
         },
     )
@@ -344,6 +356,21 @@ def _publish(
     if texts is not None and not comes_first:
         is_new |= texts.publish(repository, config, decision, certificate)
     return bool(repository.align_companions(version.name)) or is_new
+
+
+def _register_certificates(
+    repository: ModelRepository,
+    version: ModelVersion,
+    texts: TextService | None,
+    progress: Callable[[str], None],
+) -> None:
+    """Write down in MLflow which certificates were issued, so that no other passes for them."""
+    for name in [version.name] if texts is None else [version.name, texts.name]:
+        path = repository.model_file(name, version.version).with_name(CERTIFICATE_FILE)
+        try:
+            register_certificate(version.name, version.version, file_digest(path))
+        except NotFoundError as error:  # what is published is proven all the same
+            progress(f"Warning: the certificate of {name} could not be registered: {error}")
 
 
 def _check_width(

@@ -6,15 +6,14 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
+from thresher.certificate import Certificate
 from thresher.errors import NotFoundError, ParityError, PublishError
 from thresher.registry import ModelVersion
-from thresher.repository import MODEL_FILE, ModelRepository
+from thresher.repository import ModelRepository
 from thresher_export.precision import Precision
 
 __all__ = [
     "SETTINGS_FACT",
-    "certificate_digest",
     "check_precision_is_the_same",
     "known_digests",
     "published_body",
@@ -65,29 +64,22 @@ def published_body(
     for number in reversed(published):
         if number == version.version:
             continue
-        with contextlib.suppress(ParityError):
-            folder = repository.model_file(version.name, number).parent
+        folder = repository.model_file(version.name, number).parent
+        try:
             certificate = Certificate.load(folder)
-            weights = version.program_sha256 or certificate.weights_sha256
-            known = (certificate.source, certificate.precision, certificate.weights_sha256)
-            if known != (version.source, precision, weights):
-                continue
-            if _is_as_proven(certificate, folder):
-                return certificate
-            progress(
-                f"Warning: {folder} is not what was proven, its files have other bytes than its "
-                "certificate says; its body is not taken over"
-            )
+        except ParityError:
+            continue
+        weights = version.program_sha256 or certificate.weights_sha256
+        known = (certificate.source, certificate.precision, certificate.weights_sha256)
+        if known != (version.source, precision, weights):
+            continue
+        try:
+            repository.check_proven(version.name, number)
+        except ParityError as error:
+            progress(f"Warning: its body is not taken over: {error}")
+            continue
+        return certificate
     return None
-
-
-def _is_as_proven(certificate: Certificate, folder: Path) -> bool:
-    """Whether the model's files are those of its certificate."""
-    files = {name: at for name, at in certificate.files.items() if name.startswith(MODEL_FILE)}
-    return all(
-        (folder / name).is_file() and file_digest(folder / name) == digest
-        for name, digest in files.items()
-    )
 
 
 def known_digests(
@@ -98,20 +90,3 @@ def known_digests(
         return {}
     folder = repository.model_file(reusable.model, reusable.version).parent
     return {folder / name: digest for name, digest in reusable.files.items()}
-
-
-def certificate_digest(repository: ModelRepository, certificate: Certificate, staged: Path) -> str:
-    """Return the digest of the certificate that will lie in the version's folder.
-
-    Where the very same model is published already, its folder stays as it is.
-    """
-    folder = repository.model_file(certificate.model, certificate.version).parent
-    with contextlib.suppress(ParityError):
-        old = Certificate.load(folder)
-        models = [
-            {name: digest for name, digest in c.files.items() if name.startswith(MODEL_FILE)}
-            for c in (old, certificate)
-        ]
-        if models[0] == models[1]:
-            return file_digest(folder / CERTIFICATE_FILE)
-    return file_digest(staged / CERTIFICATE_FILE)

@@ -109,9 +109,11 @@ def verify_version(
 
     Raises:
         NotFoundError: If the version is not registered or not published; says what is.
-        ParityError: If the published decision is not the registered one, before any row is run.
+        ParityError: If what is published is not what was proven, or decides otherwise than the
+            registered version; before any row is run.
         DataError: If the file's rows do not fit the model.
     """
+    repository.check_proven(name, version)
     published = repository.decision(name, version)
     registered = resolve(f"models:/{name}/{version}")
     decision = registered.decision()

@@ -19,7 +19,7 @@ from thresher.artifacts.input_spec import INPUT_SPEC_FILE
 from thresher.decision import FloatArray
 from thresher.errors import ConfigError, ThresherError, TrainingError
 from thresher.evaluation import EvaluationSplit
-from thresher.registry import register
+from thresher.registry import DECISION_DIGEST, register
 from thresher_training.cross_fit import Folds, MeanOfNetworks
 from thresher_training.data import DataSet, Split
 from thresher_training.decisions import TunedDecision, tune_decision
@@ -313,7 +313,7 @@ class _Training:
                 alias=recipe.alias,
                 tags={
                     "thresher.version": __version__,
-                    "thresher.decision_sha256": tuned.decision.digest,
+                    DECISION_DIGEST: tuned.decision.digest,
                 },
             )
         )

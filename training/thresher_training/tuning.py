@@ -14,6 +14,7 @@ from thresher.config import from_mapping, to_mapping, to_toml
 from thresher.decision import FloatArray
 from thresher.errors import counted
 from thresher.registry import (
+    DECISION_DIGEST,
     DECISION_FILE,
     SETTINGS_FILE,
     TUNED_ON,
@@ -188,7 +189,7 @@ def tune_version(
         source,
         run_id=run.info.run_id,
         alias=alias,
-        tags={**tags, "thresher.decision_sha256": tuned.decision.digest},
+        tags={**tags, DECISION_DIGEST: tuned.decision.digest},
     )
     log_version_description(version, f"{what}\n\n{describe_version(version.uri, tuned, found)}")
     return TunedVersion(

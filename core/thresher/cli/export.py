@@ -10,7 +10,7 @@ import click
 from thresher.cli.export_all import export_all, export_all_options, wants_all
 from thresher.cli.options import csv_options, json_option, repository_option, server_option
 from thresher.cli.output import print_json, print_table, say, steps, tell
-from thresher.cli.versions import asked_version
+from thresher.cli.versions import asked_version, repository_and_registry
 from thresher.errors import counted
 
 if TYPE_CHECKING:
@@ -207,10 +207,9 @@ def verify(
     Example: thresher verify digits --over-the-wire
     """
     from thresher.errors import ParityError
-    from thresher.repository import ModelRepository
     from thresher_export.verify import verify_version
 
-    published = ModelRepository(repository)
+    published = repository_and_registry(repository)
     name, version = _which(model, published)
     engines = {"Triton": _triton(server, name, version)} if over_the_wire else {}
     with steps() as show:

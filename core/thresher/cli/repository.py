@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from thresher.certificate import CERTIFICATE_FILE, file_digest
 from thresher.cli.options import CommandGroup
 from thresher.cli.output import print_json, print_table, say, steps, tell
-from thresher.cli.versions import model_alone
-from thresher.errors import counted
+from thresher.cli.versions import (
+    knows_registry,
+    model_alone,
+    repository_and_registry,
+    short_patience,
+)
+from thresher.errors import ConfigError, NotFoundError, StoreError, counted
+from thresher.model_name import parse_model
+
+if TYPE_CHECKING:
+    from thresher.repository import ModelRepository
 
 __all__ = ["repository"]
 
@@ -77,20 +88,19 @@ def list_command(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
 @_FOLDER
 @_JSON
 def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
-    """Compare every version's bytes and decision with its certificate; exit code 1 if any differ.
+    """Compare every version with its certificate; exit code 1 if any is not what was proven.
+
+    Files, both configurations, labels and version policy are compared, and the certificate itself
+    with the digest that MLflow holds, where MLflow is in reach.
 
     Example: thresher repository verify
     """
     from thresher.errors import ParityError
     from thresher.inventory import list_versions
-    from thresher.repository import ModelRepository
 
+    published = repository_and_registry(folder)
     with steps() as show:
-        found = list(
-            list_versions(
-                ModelRepository(folder), names=_models(names), read_bytes=True, progress=show
-            )
-        )
+        found = list(list_versions(published, names=_models(names), read_bytes=True, progress=show))
     if as_json:
         print_json([version.to_dict() for version in found])
     wrong = [version for version in found if not version.is_sound]
@@ -104,7 +114,48 @@ def verify(names: tuple[str, ...], folder: Path, as_json: bool) -> None:
         proven = len(found) - foreign
         tell(f"Proven, byte for byte: {counted(proven, 'version')}.")
         if foreign:
-            tell(f"Without a decision, so published by something else: {foreign:,}.")
+            tell(f"Without a mark of Thresher, so published by something else: {foreign:,}.")
+
+
+@repository.command()
+@click.argument("models", metavar="NAME/N", nargs=-1, required=True)
+@_FOLDER
+def recertify(models: tuple[str, ...], folder: Path) -> None:
+    """Renew certificates of an earlier release, so that they bind Triton's configuration too.
+
+    What such a certificate binds is checked first. NAME stands for all its versions. What serves
+    goes on; the new digest is written down with the version in MLflow, where that is in reach.
+
+    Example: thresher repository recertify digits/3
+    """
+    published = repository_and_registry(folder)
+    for model in models:
+        asked = parse_model(model)
+        if asked.alias is not None:
+            raise ConfigError(f'"{model}" is an alias; name the version by its number')
+        versions = published.versions(asked.name) if asked.version is None else [asked.version]
+        for version in versions:
+            renewed = published.recertify(asked.name, version)
+            if not renewed:
+                tell(f"The certificate of {asked.name}/{version} binds everything already")
+            for name in renewed:
+                tell(f"Renewed the certificate of {name}/{version}")
+                if knows_registry():
+                    _register(published, name, version)
+
+
+def _register(published: ModelRepository, name: str, version: int) -> None:
+    """Write a certificate's digest down in MLflow, with the version that it is of."""
+    try:
+        from thresher.registry import register_certificate
+
+        path = published.model_file(name, version).with_name(CERTIFICATE_FILE)
+        with short_patience():
+            register_certificate(published.registered_name(name), version, file_digest(path))
+    except ModuleNotFoundError:
+        say("Warning: its digest is not in MLflow, which is not installed here")
+    except (NotFoundError, StoreError) as error:
+        say(f"Warning: its digest is not in MLflow: {error}")
 
 
 @repository.command()

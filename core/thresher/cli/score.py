@@ -18,7 +18,7 @@ from thresher.cli.options import (
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.score_progress import shown_progress
 from thresher.cli.serve import connect
-from thresher.cli.versions import published_version
+from thresher.cli.versions import published_version, repository_and_registry
 from thresher.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -168,10 +168,9 @@ def _names(given: str | None) -> tuple[str, ...]:
 def _version(
     model: str, repository: Path, unproven: bool, show: Callable[[str], None]
 ) -> ScoredVersion:
-    from thresher.repository import ModelRepository
     from thresher_serving.scoring import ScoredVersion
 
-    published = ModelRepository(repository)
+    published = repository_and_registry(repository)
     name, version = published_version(published, model, show)
     show(f"Checking the certificate of {name}/{version}")
     return ScoredVersion.published(published, name, version, unproven=unproven)

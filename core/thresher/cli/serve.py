@@ -11,6 +11,7 @@ import click
 
 from thresher.cli.options import repository_option
 from thresher.cli.output import say, steps, tell
+from thresher.cli.versions import repository_and_registry
 from thresher.errors import ServerError
 
 if TYPE_CHECKING:
@@ -207,9 +208,8 @@ def _end_left_canaries(repository: Path, where: str | Connection | None) -> None
 def _check_proven(repository: Path, *, unproven: bool) -> None:
     """Refuse versions that are to serve and are not what was proven; or say so, where allowed."""
     from thresher.errors import ParityError
-    from thresher.repository import ModelRepository
 
-    published = ModelRepository(repository)
+    published = repository_and_registry(repository)
     for name in published.names():
         try:
             published.check_served(name)

@@ -15,6 +15,7 @@ from thresher.cli.output import print_json
 from thresher.cli.rollout_options import DEFAULT_ALIAS, repository_option
 from thresher.cli.serve import connect
 from thresher.cli.status_table import status_table
+from thresher.cli.versions import knows_registry, repository_and_registry
 from thresher.errors import ServerError
 from thresher.terminal import console, printable
 
@@ -58,7 +59,8 @@ def status(
 
     Example: thresher status --watch
     """
-    reader = _reader(server, repository, metrics_url)
+    # MLflow's import takes seconds, in which a watch has something to show
+    reader = _reader(server, repository, metrics_url, asks_registry=not watch)
     if as_json:
         print_json(reader.read(_aliases()).to_dict())
         return
@@ -113,7 +115,9 @@ def _ask_again_and_again(aliases: dict[str, dict[str, int]]) -> None:
         time.sleep(_ALIASES_EVERY_S)
 
 
-def _reader(server: str | None, repository: Path | None, metrics_url: str | None) -> StatusReader:
+def _reader(
+    server: str | None, repository: Path | None, metrics_url: str | None, *, asks_registry: bool
+) -> StatusReader:
     from thresher.repository import ModelRepository
     from thresher_serving import running_server
     from thresher_serving.embedded.state import STATE_DIR
@@ -126,7 +130,8 @@ def _reader(server: str | None, repository: Path | None, metrics_url: str | None
         metrics_url = running.metrics_url
     elif metrics_url is None and server and server.endswith(":8001"):
         metrics_url = f"http://{server.rpartition('://')[2].removesuffix(':8001')}:8002/metrics"
-    known = ModelRepository(folder) if folder.is_dir() else None
+    opened = repository_and_registry if asks_registry else ModelRepository
+    known = opened(folder) if folder.is_dir() else None
     return StatusReader(
         where,
         repository=known,
@@ -138,7 +143,7 @@ def _reader(server: str | None, repository: Path | None, metrics_url: str | None
 
 def _aliases() -> dict[str, dict[str, int]]:
     """Return the version by alias, by model; nothing where no registry is known or answers."""
-    if not (os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").exists()):
+    if not knows_registry():
         return {}
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")

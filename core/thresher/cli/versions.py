@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thresher.errors import ConfigError, NotFoundError
+from thresher.cli.output import say
+from thresher.errors import ConfigError, NotFoundError, StoreError
 from thresher.model_name import parse_model, parse_version
 
 if TYPE_CHECKING:
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 __all__ = [
     "asked_version",
     "found_version",
+    "knows_registry",
     "model_alone",
     "publish_version",
     "published_version",
+    "repository_and_registry",
     "served_repository",
+    "short_patience",
 ]
 
 
@@ -35,7 +39,6 @@ def published_version(
 
 def served_repository(server: str | None, given: Path | None) -> ModelRepository:
     """Return the given repository, else that of the server started here, else the default."""
-    from thresher.repository import ModelRepository
     from thresher_serving import running_server
 
     running = None if server else running_server()
@@ -45,7 +48,41 @@ def served_repository(server: str | None, given: Path | None) -> ModelRepository
             f"{folder}: no such folder; expected the model repository that the server reads. "
             "Give it with --repository FOLDER"
         )
-    return ModelRepository(folder)
+    return repository_and_registry(folder)
+
+
+def repository_and_registry(folder: Path) -> ModelRepository:
+    """Return a repository that compares certificates with MLflow's tags, where MLflow is in reach.
+
+    MLflow is imported, and asked, when a version is first checked; a registry that does not answer
+    is not asked again, and the rest is checked without it.
+    """
+    from thresher.repository import ModelRepository
+
+    repository = ModelRepository(folder)
+    if not knows_registry():
+        return repository
+
+    def registered(name: str, version: int) -> Collection[str]:
+        try:
+            from thresher.registry import registered_certificates
+
+            with short_patience():
+                return registered_certificates(name, version)
+        except ModuleNotFoundError:
+            pass
+        except (NotFoundError, StoreError) as error:
+            say(f"Warning: certificates are not compared with MLflow's tags: {error}")
+        repository.registered = None
+        return ()
+
+    repository.registered = registered
+    return repository
+
+
+def knows_registry() -> bool:
+    """Return whether a registry is named, or lies in the working folder."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").exists()
 
 
 def found_version(model: str, show: Callable[[str], None]) -> tuple[str, int, bool]:
@@ -57,7 +94,7 @@ def found_version(model: str, show: Callable[[str], None]) -> tuple[str, int, bo
 
     show(f"Asking MLflow which version {model} is")
     try:
-        with _short_patience():
+        with short_patience():
             found = resolve(asked.uri)
     except ModuleNotFoundError as error:
         raise NotFoundError(
@@ -137,7 +174,7 @@ def publish_version(
 
 
 @contextlib.contextmanager
-def _short_patience() -> Iterator[None]:
+def short_patience() -> Iterator[None]:
     """Have MLflow's client give a server that is down up in seconds; by itself it tries minutes."""
     short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     added = {name: value for name, value in short.items() if name not in os.environ}

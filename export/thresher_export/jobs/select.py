@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from thresher.certificate import Certificate
 from thresher.errors import ConfigError, NotFoundError, ParityError, ThresherError, unknown_name
 from thresher.mlflow_store import open_store
-from thresher.registry import ModelVersion
+from thresher.registry import DECISION_DIGEST, ModelVersion
 from thresher.repository import ModelRepository
 from thresher.served_state import rolled_out_version
 from thresher_export.published import SETTINGS_FACT
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["is_published", "select_versions", "without_published"]
 
-_DECISION_TAG = "thresher.decision_sha256"
 _PAGE = 1000
 
 
@@ -91,9 +90,9 @@ def is_published(
 ) -> bool:
     """Return whether this very version is published, whole, with the same digests.
 
-    Its weights' source, its decision and its precision must be those of the certificate, the files
-    those that the certificate names, and Triton's settings those that are asked for now. The
-    decision's digest is a tag of the version; where the tag is missing, the decision is fetched.
+    Its weights' source, its decision and its precision must be those of the certificate, what is
+    published what was proven, and Triton's settings those that are asked for now. The decision's
+    digest is a tag of the version; where the tag is missing, the decision is fetched.
 
     Raises:
         ThresherError: If the version's decision is needed and cannot be read.
@@ -102,9 +101,9 @@ def is_published(
     if not folder.is_dir():
         return False
     try:
-        decision = repository.decision(version.name, version.version)
+        repository.decision(version.name, version.version)
         certificate = Certificate.load(folder)
-        digest = version.tags.get(_DECISION_TAG) or version.decision().digest
+        digest = version.tags.get(DECISION_DIGEST) or version.decision().digest
         if (certificate.source, certificate.decision_sha256, certificate.precision) != (
             version.source,
             digest,
@@ -115,7 +114,7 @@ def is_published(
         asked_for = repository.read_config(version.name).parameters[key].string_value
         if asked_for != options.settings_sha256:
             return False
-        certificate.check(folder, decision)
+        repository.check_proven(version.name, version.version)
     except (NotFoundError, ParityError):
         return False
     return True

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from thresher.certificate import CERTIFICATE_FILE
 from thresher.errors import ConfigError, NotFoundError, ParityError, ServerError, ThresherError
-from thresher.repository import CONFIG_FILE, ModelRepository
+from thresher.proof import is_foreign
+from thresher.repository import ModelRepository
 from thresher_serving import control
 from thresher_serving.connection import Connection, as_connection
 from thresher_serving.own_requests import Counts, counts_of, own_requests
@@ -86,7 +87,7 @@ class ServerStatus:
 
 
 class StatusReader:
-    """Asks a server again and again; certificates are read again only where files changed.
+    """Asks a server again and again; files are hashed again only where they changed.
 
     Args:
         where: The server.
@@ -119,7 +120,6 @@ class StatusReader:
         self._metrics_url = metrics_url
         self._state_dir = state_dir
         self._alias = alias
-        self._proofs: dict[tuple[str, int], tuple[int, str]] = {}
 
     def read(self, aliases: Mapping[str, Mapping[str, int]] | None = None) -> ServerStatus:
         """Return the status now.
@@ -239,27 +239,19 @@ class StatusReader:
             return []
 
     def _proof(self, name: str, version: int) -> str:
-        """Return whether a version's files are those of its certificate."""
+        """Return whether a version on the disk is what was proven."""
         if self._repository is None or not version:
             return ""
         folder = self._repository.model_file(name, version).parent
         try:
-            files = [*folder.iterdir(), self._repository.root / name / CONFIG_FILE]
-            changed = max(path.stat().st_mtime_ns for path in files)
-            known = self._proofs.get((name, version))
-            if known and known[0] == changed:
-                return known[1]
-            if version not in self._repository.versions(name):
-                proof = "foreign"
-            else:
-                self._repository.check_proven(name, version)
-                proof = "ok"
+            if is_foreign(self._repository, name):
+                return "foreign"
+            self._repository.check_proven(name, version)
         except ParityError:
-            proof = "WRONG" if (folder / CERTIFICATE_FILE).is_file() else "none"
+            return "WRONG" if (folder / CERTIFICATE_FILE).is_file() else "none"
         except (NotFoundError, OSError):
             return ""
-        self._proofs[name, version] = changed, proof
-        return proof
+        return "ok"
 
     def _published(self) -> dict[str, tuple[int, ...]]:
         if self._repository is None:

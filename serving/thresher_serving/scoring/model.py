@@ -48,12 +48,12 @@ class ScoredVersion:
             ParityError: If it is not what was proven.
             DataError: If it takes no batches of rows.
         """
-        decision = repository.decision(name, version)
         try:
             repository.check_proven(name, version)
         except ParityError:
             if not unproven:
                 raise
+        decision = repository.decision(name, version)
         config = repository.own_config(name, version)
         if config.max_batch_size < 1:
             raise DataError(

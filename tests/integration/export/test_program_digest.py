@@ -4,12 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from support.fixtures import LogVersion
 from support.weather import DECISION, Weather
 from thresher import Decision
+from thresher.cli import main
 from thresher.errors import ParityError
-from thresher.registry import DECISION_FILE, ModelVersion, connect, register_decision, resolve
+from thresher.registry import (
+    DECISION_DIGEST,
+    DECISION_FILE,
+    ModelVersion,
+    connect,
+    register_decision,
+    resolve,
+)
 from thresher.repository import ModelRepository
 from thresher_export import export_version
 from thresher_export.parity import ParityReport
@@ -66,8 +75,51 @@ def test_a_version_without_a_digest_is_exported_with_one_warning(
     client.delete_model_version_tag(version.name, str(version.version), DIGEST)
     lines: list[str] = []
     export_version(version.uri, repository=ModelRepository(store / "models"), progress=lines.append)
-    assert len([line for line in lines if "registered without a digest" in line]) == 1
+    assert len([line for line in lines if "without a digest of its weights" in line]) == 1
     assert retuned(resolve(version.uri), store).program_sha256 is None
+
+
+def test_a_decision_that_was_changed_after_registration_is_refused(
+    log_version: LogVersion, store: Path
+) -> None:
+    """As somebody edits thresholds in the run's artifacts, once before and once after an export."""
+    version = tagged(log_version())
+    models = ["--repository", str(store / "models")]
+    published, changed = tagged(log_version()), store / DECISION_FILE
+    export_version(published.uri, repository=ModelRepository(store / "models"))
+    Decision(labels=DECISION.labels, thresholds=[0.5, 0.3, 0.62, 0.42]).save(changed)
+    for each in (version, published):
+        connect().MlflowClient().log_artifact(each.run_id, str(changed))
+    for command in (
+        ["export", version.uri, *models],
+        ["verify", published.uri, *models],
+        ["tune", version.uri, "--objective", "micro_f1"],
+        ["diff", version.uri, published.uri],
+    ):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 1, command
+        assert "is not the decision that was registered" in done.output, command
+    assert ModelRepository(store / "models").versions("weather") == [2]
+
+
+def test_a_version_without_a_digest_of_its_decision_is_exported_with_one_warning(
+    log_version: LogVersion, store: Path
+) -> None:
+    lines: list[str] = []
+    repository = ModelRepository(store / "models")
+    export_version(log_version().uri, repository=repository, progress=lines.append)
+    assert len([line for line in lines if "without a digest of its decision" in line]) == 1
+    lines.clear()
+    export_version(tagged(log_version()).uri, repository=repository, progress=lines.append)
+    assert not [line for line in lines if "digest of its decision" in line]
+
+
+def tagged(version: ModelVersion) -> ModelVersion:
+    """Give a version the tag that training gives it."""
+    client = connect().MlflowClient()
+    digest = version.decision().digest
+    client.set_model_version_tag(version.name, str(version.version), DECISION_DIGEST, digest)
+    return resolve(version.uri)
 
 
 def batches(report: ParityReport) -> set[str]:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,6 @@ def test_certificate_reads_back_equal_and_fits_its_folder(tmp_path: Path) -> Non
     (tmp_path / CERTIFICATE_FILE).write_text(written.to_json())
     read = Certificate.load(tmp_path)
     assert read == written
-    read.check(tmp_path, DECISION)
 
 
 def test_certificate_of_an_older_thresher_is_read(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_certificate_of_an_older_thresher_is_read(tmp_path: Path) -> None:
     for name in ("providers", "tolerances", "num_comparisons"):
         del content[name]
     (tmp_path / CERTIFICATE_FILE).write_text(json.dumps(content))
-    Certificate.load(tmp_path).check(tmp_path, DECISION)
+    assert not Certificate.load(tmp_path).binds_configuration
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "3", '{"engines": 3}', "\xff"])
@@ -58,11 +58,26 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, text: str) -> None:
         Certificate.load(tmp_path)
 
 
-def test_every_byte_and_the_decision_are_bound(tmp_path: Path) -> None:
-    bound = certificate(tmp_path)
-    other = Decision(labels=["a", "b"], thresholds=[0.5, 0.31])
-    with pytest.raises(ParityError, match="decision in config.pbtxt is another one"):
-        bound.check(tmp_path, other)
-    (tmp_path / "model.onnx").write_bytes(b"modeL")
-    with pytest.raises(ParityError, match="model.onnx has other bytes"):
-        bound.check(tmp_path, DECISION)
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"../2/model.onnx": "d"},
+        {"/etc/hosts": "d"},
+        {"..": "d"},
+        {"": "d"},
+        ["model.onnx"],
+        None,
+    ],
+)
+def test_a_certificate_binds_files_of_its_own_folder(tmp_path: Path, files: object) -> None:
+    content = {**dataclasses.asdict(certificate(tmp_path)), "files": files}
+    (tmp_path / CERTIFICATE_FILE).write_text(json.dumps(content))
+    with pytest.raises(ParityError, match="not a certificate"):
+        Certificate.load(tmp_path)
+
+
+def test_a_pipe_is_no_certificate_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / CERTIFICATE_FILE)
+    with pytest.raises(ParityError, match=r"no certificate\.json"):
+        Certificate.load(tmp_path)

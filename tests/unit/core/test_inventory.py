@@ -151,7 +151,7 @@ def test_models_of_somebody_else_are_listed_and_left_alone(root: Path) -> None:
     (root / "open/config.pbtxt").write_text('name: "open"')
     done = run(root, "verify")
     assert done.exit_code == 0
-    assert "published by something else: 1." in done.stdout
+    assert "published by something else: 2." in done.stdout
     assert {entry.model for entry in find_leftovers(ModelRepository(root), keep=0)} == {"m"}
 
 
