@@ -128,16 +128,6 @@ class PublishedModels:
         """
         proof.check_served(self, name)
 
-    def check_served(self, name: str) -> None:
-        """Raise ParityError unless each version that the version policy names is what was proven.
-
-        Raises:
-            NotFoundError: If there is no such model.
-            ParityError: If one of them is not.
-        """
-        for version in self.served_versions(name) or self.versions(name):
-            self.check_proven(name, version)
-
     def companions(self, name: str) -> list[str]:
         """Return the models that ask this one, version by version, and serve what it serves.
 

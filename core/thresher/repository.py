@@ -45,7 +45,7 @@ from thresher.config_pbtxt import (
     own_config_file,
 )
 from thresher.decision import Decision
-from thresher.decisive_keys import decisive_keys, differences
+from thresher.decisive_keys import decisive_keys
 from thresher.durable import fault_point, sync_files, sync_folder, write_durably
 from thresher.errors import NotFoundError, ParityError, PublishError
 from thresher.published_models import (
