@@ -44,8 +44,11 @@ Choice = Callable[[ModelMetadata], list[str]]
 _TURNS = 5
 """How often everything is asked again because what had begun to answer went away or changed."""
 
-_FRESH_S = 0.05
+_FRESH_S = 0.1
 """How old a description may be that nothing confirms; a Triton takes longer to start and load."""
+
+_REREAD_S = 0.05
+"""The age at which one call reads it again, so that those side by side with it need not."""
 
 
 @dataclass(slots=True)
@@ -59,6 +62,8 @@ class _Known:
     """When the description was asked for, by `time.monotonic`."""
     failures: int
     """The server's failures until then."""
+    is_reread: bool = False
+    """Whether a call is reading it again."""
 
 
 class Session:
@@ -323,25 +328,33 @@ class Session:
         """
         now, failures = time.monotonic(), server.failures
         left_s = max(deadline.left_s, 0.1)
-        changed = ChangedError.of(model, version, "it was exchanged while it answered")
         known = self._known.get((server, model, version))
         try:
             if known is None:
                 known = await self._description(server, model, str(version), left_s)
                 if time.monotonic() - now > _FRESH_S or server.failures != failures:
-                    raise changed  # the next turn has this description from the start
+                    raise _changed(model, version)  # the next turn begins with this description
             if checksums != {""}:
                 if checksums == {known.checksum}:
                     return known
                 self._forget(server, known.model)
-                raise changed
-            if now - known.read_at < _FRESH_S and known.failures == failures:
+                raise _changed(model, version)
+            due_s = _FRESH_S if known.is_reread else _REREAD_S
+            if now - known.read_at < due_s and known.failures == failures:
                 return known
-            config = await server.config(model, str(version), left_s)
+            known.is_reread = True
+            try:
+                config = await server.config(model, str(version), left_s)
+            finally:
+                known.is_reread = False
         except CallFailure:
-            raise changed from None
+            raise _changed(model, version) from None
         if decided_by(config, version) != known.decided_by:
             self._forget(server, known.model)
-            raise changed
+            raise _changed(model, version)
         known.read_at, known.failures = now, failures
         return known
+
+
+def _changed(model: str, version: int) -> ChangedError:
+    return ChangedError.of(model, version, "it was exchanged while it answered")
