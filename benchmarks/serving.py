@@ -268,6 +268,8 @@ def main() -> None:
     if RESULTS.is_file() and not given.quick:
         results = json.loads(RESULTS.read_text())
     with bench_of(quick=given.quick) as bench:
+        if (load := os.getloadavg()[0]) > 1:
+            bench.say(f"Warning: load average {load:.1f}: other programs take part of the machine")
         for name in given.only:
             results[name] = PARTS[name](bench)
             results[name]["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -297,9 +299,8 @@ def machine() -> dict[str, str]:
 def write_page(results: dict[str, Any]) -> None:
     speeds, reached = markdown(results)
     dates = sorted({results[name]["date"] for name in PARTS if name in results})
-    about = ", ".join(
-        [" to ".join(dict.fromkeys((dates[0], dates[-1]))), *results["machine"].values()]
-    )
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    about = ", ".join([when, *(f"{name} {value}" for name, value in results["machine"].items())])
     put(PAGE, "serving", f"{about}.\n\n{reached}\n\n{speeds}")
 
 
