@@ -166,6 +166,9 @@ static void answer_all(const Run *run, Request *const *requests, size_t count) {
                 error = result_send(&model->outputs.ports[j], &run->results[j], row,
                                     request->num_rows, count == 1, request->response);
         row += request->num_rows;
+        if (!error && *model->decision)
+            error = TRITONBACKEND_ResponseSetStringParameter(request->response, "thresher.decision",
+                                                             model->decision);
         answer(run, request, error);
     }
     if (run->is_warmup) return;

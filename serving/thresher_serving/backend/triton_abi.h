@@ -182,6 +182,8 @@ TRITONSERVER_Error *TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output *output, voi
                                                uint64_t buffer_byte_size,
                                                TRITONSERVER_MemoryType *memory_type,
                                                int64_t *memory_type_id);
+TRITONSERVER_Error *TRITONBACKEND_ResponseSetStringParameter(TRITONBACKEND_Response *response,
+                                                             const char *name, const char *value);
 TRITONSERVER_Error *TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *response,
                                                uint32_t send_flags, TRITONSERVER_Error *error);
 

@@ -18,14 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient import grpc
 
 from support.fake_triton import fake_triton
 from support.mlflow_server import free_port
 from support.served_weather import write_weather
 from support.triton import triton
 from thresher import Decision
+from thresher.config_pbtxt import config_text, decision_key, read_config
 from thresher.errors import NotFoundError, ServerError
 from thresher_serving import AsyncClient, Client, Prediction, Runtime
+from thresher_serving.client.metadata import checksum_of, decided_by
 from thresher_serving.control import load_model, unload_model
 
 ROWS = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
@@ -74,6 +77,23 @@ def test_a_server_that_restarts_with_another_version_1_is_noticed(
                     got.append((client.predict("weather", ROWS, timeout_s=60), decision))
                     time.sleep(pause_s)
     assert [is_of(answer, decision) for answer, decision in got] == [True] * 9
+
+
+def test_the_backend_sends_the_checksum_of_what_decides(runtime: Runtime, tmp_path: Path) -> None:
+    odd = Decision(labels=["rain ☂", 'fog "thick"', "näss\\e"], thresholds=[0.2, 0.3, 0.4])
+    folder = write_weather(tmp_path / "models", thresholds=[0.2, 0.3, 0.4])
+    config = read_config(folder / "config.pbtxt")
+    config.parameters[decision_key(1)].string_value = odd.to_json()
+    config.parameters["thresher.certificate_sha256/1"].string_value = "0f" * 32
+    (folder / "config.pbtxt").write_text(config_text(config))
+    with triton(runtime, tmp_path / "models", ["weather"], log=tmp_path / "log") as server:
+        client = grpc.InferenceServerClient(server.grpc_url)
+        rows = grpc.InferInput("x", [2, 3], "FP32").set_data_from_numpy(ROWS[:2])
+        answer = client.infer("weather", [rows]).get_response()
+        client.close()
+    expected = checksum_of(decided_by(config, 1))
+    assert len(expected) == 16
+    assert answer.parameters["thresher.decision"].string_param == expected
 
 
 class _Asking:

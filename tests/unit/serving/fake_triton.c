@@ -287,6 +287,11 @@ FAKE(TRITONBACKEND_OutputBuffer, TRITONBACKEND_Output *output, void **buffer, ui
     output->size = size;
     return NULL;
 }
+FAKE(TRITONBACKEND_ResponseSetStringParameter, TRITONBACKEND_Response *response, const char *name,
+     const char *value) {
+    (void)response, (void)name, (void)value;
+    return NULL;
+}
 FAKE(TRITONBACKEND_ResponseSend, TRITONBACKEND_Response *response, uint32_t flags,
      TRITONSERVER_Error *error) {
     TRITONBACKEND_Request *request = response->request;
