@@ -165,13 +165,15 @@ def _tell_ready(state: ServerState, version: str) -> str:
 def _update(running: RunningServer, repository: Path) -> None:
     """Load what was published since into a server that runs already."""
     from thresher.repository import ModelRepository
-    from thresher_serving.embedded.launch import check_answering
+    from thresher_serving.embedded.launch import differing, read_configured
 
-    published = ModelRepository(repository)
-    for name in published.names():
+    names = ModelRepository(repository).names()
+    named = read_configured(repository, names).named
+    for name in names:
         states = running.load_model(name)
         ready = [state.version for state in states if state.is_ready and state.version is not None]
-        check_answering(published.root, name, ready)
+        for problem in differing(name, ready, named.get(name, ())):
+            raise ServerError(problem)
     tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,12 @@ from typing import TextIO
 
 from thresher.errors import ServerError, ThresherError
 from thresher_serving.embedded import process
-from thresher_serving.embedded.command import is_complete
-from thresher_serving.embedded.launch import ServeOptions, wanted_models
+from thresher_serving.embedded.launch import (
+    Configured,
+    ServeOptions,
+    read_configured,
+    wanted_models,
+)
 from thresher_serving.embedded.ports import choose_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.server import lock_folder
@@ -77,12 +82,12 @@ def serve_in_background(options: ServeOptions, state_dir: Path) -> ServerState |
         ServerError: If a server runs there or is being started, or it cannot be started.
     """
     wanted = wanted_models(options.repository, options.models)
-    options = replace(options, complete=is_complete(options.repository, wanted))
+    options = replace(options, configured=read_configured(options.repository, wanted))
     signals = StopSignals()
     with signals.counted():
         lock = lock_folder(state_dir)
         try:
-            # a wrong port is told here, by its option; the child chooses what is free
+            # a port in use is refused here already; the child chooses those that are free
             choose_ports(options.host, options.ports)
             me = os.getpid(), process.created(os.getpid()) or 0.0
             state = ServerState(phase="starting", repository=str(options.repository), supervisor=me)
@@ -94,7 +99,7 @@ def serve_in_background(options: ServeOptions, state_dir: Path) -> ServerState |
 
 
 def _started(options: ServeOptions, state_dir: Path, lock: int) -> subprocess.Popen[str]:
-    told = json.dumps(
+    description = json.dumps(
         {"options": asdict(options), "state_dir": str(state_dir.absolute()), "lock": lock},
         default=str,
     )
@@ -115,8 +120,8 @@ def _started(options: ServeOptions, state_dir: Path, lock: int) -> subprocess.Po
         raise ServerError(f"the supervisor cannot be started: {error}") from None
     process.wait_for_child(child)
     assert child.stdin is not None
-    with child.stdin as stdin:
-        stdin.write(told)
+    with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # its end is noticed later
+        stdin.write(description)
     return child
 
 
@@ -124,12 +129,12 @@ def _ready(
     child: subprocess.Popen[str], options: ServeOptions, state_dir: Path, signals: StopSignals
 ) -> ServerState | None:
     """Wait until the child's server is ready, or the child has ended."""
-    is_told = False
+    is_ending = False
     while True:
         has_ended = child.poll() is not None
         state = read_state(state_dir)
         if state is not None and state.supervisor is not None and state.supervisor[0] == child.pid:
-            if state.phase == "ready":
+            if state.phase == "ready" and not signals.is_stopped():
                 return state
             if state.phase == "failed":
                 child.wait()
@@ -137,33 +142,37 @@ def _ready(
         if has_ended:
             if signals.is_stopped():
                 return None
+            if child.returncode in {0, -signal.SIGTERM}:
+                raise ServerError("the server was stopped while it started")
             raise ServerError(
                 f"the server's supervisor ended with exit code {child.returncode}. The end of its "
                 f"log, {options.log_file}:\n{process.last_lines(options.log_file)}"
             )
-        if signals.is_stopped() and not is_told:
+        if signals.is_stopped() and not is_ending:
             child.send_signal(signal.SIGTERM)
-            is_told = True
+            is_ending = True
         time.sleep(0.02)
 
 
 def main() -> int:
     """Supervise the server that standard input describes."""
-    told = json.load(sys.stdin)
-    os.set_inheritable(told["lock"], False)
-    runtime = told["options"]["runtime"]
+    given = json.load(sys.stdin)
+    os.set_inheritable(given["lock"], False)
+    runtime = given["options"]["runtime"]
     for name in _PATHS:
         if runtime[name] is not None:
             runtime[name] = Path(runtime[name])
-    content = told["options"] | {"runtime": Runtime(**runtime)}
+    options = given["options"] | {"runtime": Runtime(**runtime)}
     for name in ("repository", "log_file", "state_dir"):
-        content[name] = Path(content[name])
-    if content["models"] is not None:
-        content["models"] = tuple(content["models"])
+        options[name] = Path(options[name])
+    if options["configured"] is not None:
+        options["configured"] = Configured(**options["configured"])
+    if options["models"] is not None:
+        options["models"] = tuple(options["models"])
     signals = StopSignals()
     with signals.counted():
         try:
-            Supervisor(ServeOptions(**content), Path(told["state_dir"]), signals=signals).run()
+            Supervisor(ServeOptions(**options), Path(given["state_dir"]), signals=signals).run()
         except ThresherError:
             return 1  # the state file says why
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import http.client
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +13,23 @@ from pathlib import Path
 
 from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
 from thresher_serving import control
+from thresher_serving.client.failures import without_stack
 from thresher_serving.embedded import process
 from thresher_serving.embedded.command import is_complete, server_command
 from thresher_serving.embedded.ports import listening_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import RunningServer
-from thresher_serving.own_requests import requests_begin
+from thresher_serving.own_requests import server_begins
 
 __all__ = [
     "PORT_OPTIONS",
+    "Configured",
     "DiedError",
     "ServeOptions",
-    "check_answering",
+    "differing",
     "launched",
     "outcome_of_loading",
+    "read_configured",
     "wait_open",
     "wanted_models",
 ]
@@ -36,11 +41,22 @@ _OTHER_PORTS_S = 5.0
 
 
 _ANSWER_S = 10.0
-"""How long a server whose port is open may take to answer."""
+"""How long a server whose ports are open may take to answer."""
 
 
 class DiedError(ServerError):
     """Triton's process ended before it was ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """What models' configurations say that matters at a start."""
+
+    complete: bool
+    """Whether they leave nothing for Triton to complete."""
+
+    named: Mapping[str, list[int]]
+    """The versions that each names, ascending; none where Triton chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +87,8 @@ class ServeOptions:
     models: tuple[str, ...] | None = None
     """Which models to load; None loads each folder that holds a config.pbtxt."""
 
-    complete: bool | None = None
-    """Whether the configurations are complete at the first start; None looks then."""
+    configured: Configured | None = None
+    """What the configurations say at the first start; None reads them then."""
 
     unproven: bool = False
     """Whether versions without a proof that fits are served too."""
@@ -112,8 +128,8 @@ def launched(
     loads: bool = True,
     new_log: bool = True,
     ends_with_us: bool = False,
-) -> RunningServer:
-    """Return a server whose process has just been started.
+) -> tuple[RunningServer, Configured]:
+    """Return a server whose process has just been started, and what it was started on.
 
     Args:
         options: What it is started with.
@@ -127,9 +143,9 @@ def launched(
         ServerError: If the binary cannot be started or the log cannot be written.
     """
     shared_memory = f"triton_{os.urandom(8).hex()}_"
-    complete = options.complete if new_log else None
-    if complete is None:
-        complete = is_complete(options.repository, wanted)
+    configured = options.configured if new_log else None
+    if configured is None:
+        configured = read_configured(options.repository, wanted)
     command = server_command(
         options.runtime,
         options.repository,
@@ -137,7 +153,7 @@ def launched(
         ports=ports,
         models=wanted if loads else (),
         shared_memory=shared_memory,
-        complete=complete,
+        complete=configured.complete,
     )
     pid = process.spawn(
         command,
@@ -146,7 +162,7 @@ def launched(
         new_log=new_log,
         ends_with_us=ends_with_us,
     )
-    return RunningServer(
+    server = RunningServer(
         pid=pid,
         created=process.created(pid) or 0.0,  # it has one until it is waited for
         host=options.host,
@@ -159,6 +175,7 @@ def launched(
         shared_memory=shared_memory,
         state_dir=None if options.state_dir is None else str(options.state_dir.absolute()),
     )
+    return server, configured
 
 
 def wait_open(
@@ -173,8 +190,6 @@ def wait_open(
         DiedError: If it ended.
         ServerError: If it is not ready in time; the message has the end of its log.
     """
-    for module in ("thresher.repository", "tritonclient.grpc"):
-        importlib.import_module(module)  # which takes time, as the server's own start does
     end = time.monotonic() + timeout_s
     others_end, log = end, Path(server.log_file)
     all_ports = {server.grpc_port, server.http_port, server.metrics_port}
@@ -198,18 +213,24 @@ def wait_open(
                 f"the Triton server is not ready after {timeout_s:g} s (large models need "
                 f"a longer timeout_s). The end of its log, {log}:\n{process.last_lines(log)}"
             )
-        time.sleep(0.02)
-    control.wait_ready(server.where, timeout_s=_ANSWER_S)
+        time.sleep(0.03)
     return True
 
 
-def outcome_of_loading(server: RunningServer, wanted: Sequence[str]) -> RunningServer:
+def outcome_of_loading(
+    server: RunningServer, wanted: Sequence[str], named: Mapping[str, Sequence[int]]
+) -> RunningServer:
     """Return the server with the models that are ready, and a sentence on each that is not.
+
+    Args:
+        server: The server; its ports are open.
+        wanted: The models that it is to serve.
+        named: The versions that their configurations name.
 
     Raises:
         ServerError: If none of those that are wanted is.
     """
-    states = server.models
+    states = _states(server)
     ready: dict[str, list[int]] = {}
     for state in states:
         if state.is_ready and state.version is not None:
@@ -217,10 +238,7 @@ def outcome_of_loading(server: RunningServer, wanted: Sequence[str]) -> RunningS
     problems = []
     for name in wanted:
         if name in ready:
-            try:
-                check_answering(Path(server.repository), name, ready[name])
-            except ServerError as error:
-                problems.append(str(error))
+            problems += differing(name, ready[name], named.get(name, ()))
         else:
             reasons = [str(state) for state in states if state.name == name]
             problems.append("; ".join(reasons) or f"{name} is not known to the server")
@@ -230,28 +248,55 @@ def outcome_of_loading(server: RunningServer, wanted: Sequence[str]) -> RunningS
             + "\n".join(problems)
             + f"\nIts log: {server.log_file}"
         )
-    requests_begin(Path(server.repository), server.where)
+    server_begins(Path(server.repository), server.where, server.http_url)
     return replace(server, problems=tuple(problems), ready=ready)
 
 
-def check_answering(repository: Path, name: str, ready: Sequence[int]) -> None:
-    """Compare the versions of a model that answer with those that its configuration names.
-
-    Raises:
-        ServerError: If they differ: a load can fail for one of several versions, and it is a
-            silent no-op where the times of the files are not newer than at the last load.
-    """
-    from thresher.repository import ModelRepository
-
+def _states(server: RunningServer) -> list[control.ModelState]:
+    """Ask for the state of each model, over HTTP: gRPC takes a third of a second to import."""
+    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=_ANSWER_S)
     try:
-        named = ModelRepository(repository).served_versions(name)
-    except ThresherError:
-        return  # no configuration, or one that only Triton understands
-    if named and sorted(ready) != named:
-        raise ServerError(
-            f"{name}: version {_list(ready) or 'none'} answers, and config.pbtxt names version "
-            f"{_list(named)}. Run: thresher rollout {name}/{max(named)}"
-        )
+        connection.request("POST", "/v2/repository/index", "{}")
+        found = json.load(connection.getresponse())
+        return [
+            control.ModelState(
+                name=each["name"],
+                version=int(each["version"]) if each.get("version") else None,
+                state=each.get("state") or "UNKNOWN",
+                reason=without_stack(each.get("reason", "")),
+            )
+            for each in found
+        ]
+    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+        return server.models  # a build without HTTP, for one
+    finally:
+        connection.close()
+
+
+def read_configured(repository: Path, names: Sequence[str]) -> Configured:
+    """Return what the configurations of models say; of those that only Triton reads, nothing."""
+    from thresher.published_models import PublishedModels
+
+    named = {}
+    for name in names:
+        with contextlib.suppress(ThresherError):
+            named[name] = PublishedModels(repository).served_versions(name)
+    return Configured(complete=is_complete(repository, names), named=named)
+
+
+def differing(name: str, ready: Sequence[int], named: Sequence[int]) -> list[str]:
+    """Return a sentence where the versions that answer are not those that config.pbtxt names.
+
+    A load can fail for one of several versions, and it is a silent no-op where the times of the
+    files are not newer than at the last load.
+    """
+    if not named or sorted(ready) == sorted(named):
+        return []
+    problem = (
+        f"{name}: version {_list(ready) or 'none'} answers, and config.pbtxt names version "
+        f"{_list(named)}. Run: thresher rollout {name}/{max(named)}"
+    )
+    return [problem]
 
 
 def _list(versions: Sequence[int]) -> str:

@@ -46,6 +46,9 @@ _BACKEND = "triton_python_b"
 _DEAD_FOR_S = 2.0
 """How long nothing but dead backends may be left before a server is not waited for any longer."""
 
+_EXIT_CODE_S = 5.0
+"""How long the exit code of a process that has ended may take."""
+
 _PR_SET_PDEATHSIG = 1
 """The option of prctl(2) by which a process gets a signal when its parent ends."""
 
@@ -162,7 +165,11 @@ def is_alive(pid: int, created_at: float) -> bool:
 def exit_words(pid: int) -> str:
     """Return how a server that this process started has ended, such as "ended by SIGKILL"."""
     child = _CHILDREN.get(pid)
-    code = None if child is None else child.poll()
+    try:
+        # Linux calls a process a zombie once its first thread has ended: others may still run
+        code = None if child is None else child.wait(_EXIT_CODE_S)
+    except subprocess.TimeoutExpired:
+        code = None
     if code is None:
         return "ended"
     if code >= 0:

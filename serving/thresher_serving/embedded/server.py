@@ -108,7 +108,7 @@ def start_server(
         ports = choose_ports(host, options.ports)
         on_failure = stack.enter_context(contextlib.ExitStack())
         with process.interrupts_deferred():
-            server = launched(options, ports, wanted)
+            server, configured = launched(options, ports, wanted)
             on_failure.callback(server.end, timeout_s=5)
             if state_dir is not None:
                 on_failure.callback(clear_state, state_dir)
@@ -120,7 +120,7 @@ def start_server(
                 f"{error}. The end of its log, {options.log_file}:\n"
                 f"{process.last_lines(options.log_file)}"
             ) from None
-        server = outcome_of_loading(server, wanted)
+        server = outcome_of_loading(server, wanted, configured.named)
         if state_dir is not None:
             _write(server, state_dir, is_ready=True)
         on_failure.pop_all()  # it is up: the caller decides from here on when it ends

@@ -125,7 +125,7 @@ class Supervisor:
             if not self._was_ready:
                 self._ports = choose_ports(self._options.host, self._options.ports)
             self._loading = set() if self._loads_singly else set(wanted)
-            server = launched(
+            server, configured = launched(
                 self._options,
                 self._ports,
                 wanted,
@@ -140,7 +140,7 @@ class Supervisor:
             if self._loads_singly:
                 self._load_singly(server, wanted)
             self._loading.clear()
-            self._server = server = outcome_of_loading(server, wanted)
+            self._server = server = outcome_of_loading(server, wanted, configured.named)
             ready_at = time.monotonic()
             self._be_ready(server, wanted, ready_at - began)
             self._watch(server, ready_at)

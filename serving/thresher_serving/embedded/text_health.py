@@ -1,4 +1,4 @@
-"""Sees whether the models that take texts answer, and loads those anew that do not.
+"""Sees whether the models that take texts answer, and loads those again that do not.
 
 They run in Triton's Python backend, in a process of their own each, which can die or hang: Triton
 never starts such a process again, and goes on saying READY. All other models run in Triton itself.
@@ -97,10 +97,8 @@ class TextHealth:
         for name, versions in control.served(self._server.where, client).items():
             if name not in repository.companions(name.removesuffix(TEXT_SUFFIX)):
                 continue
-            if (
-                self._versions.get(name) != versions
-            ):  # a rollout has changed them, so counts begin again
-                self._versions[name] = versions
+            if self._versions.get(name) != sorted(versions):
+                self._versions[name] = sorted(versions)  # a rollout's: Triton counts from zero
                 self.sent.pop(name, None)
             for version in versions:
                 failure = self._failure(client, name, version)
@@ -109,7 +107,7 @@ class TextHealth:
                     continue
                 self._failures[name, version] += 1
                 if self._failures[name, version] >= _FAILURES:
-                    self._say(f"{name} version {version}: {failure}; loading it anew")
+                    self._say(f"{name} version {version}: {failure}; it is loaded again")
                     self._reload(name)
                     break
 
@@ -126,7 +124,7 @@ class TextHealth:
 
         def note(result: Any, error: Any) -> None:  # noqa: ARG001 - tritonclient's signature
             if error is not None:
-                errors.append(control_text(error))
+                errors.append(_one_line(error))
             answered.set()
 
         text = InferInput("text", [1, 1], "BYTES")
@@ -173,6 +171,6 @@ class TextHealth:
             self.loading = ""
 
 
-def control_text(error: Any) -> str:
+def _one_line(error: Any) -> str:
     """Return an error of tritonclient's in one line."""
     return str(error.message()).partition("\n")[0]

@@ -84,8 +84,9 @@ def test_a_start_that_is_interrupted_at_any_moment_leaves_no_process(
             out, errors = process.communicate(timeout=60)
         # before the command runs, Python itself shows where its imports were interrupted
         assert "Traceback" not in errors or "supervisor" not in errors, errors
-        if background and was_ready:
-            assert stop_server(home / ".thresher") is not None or "Aborted" in errors
+        if background and "serves m version 1" in out:  # it was ready before it was interrupted
+            assert stop_server(home / ".thresher") is not None
+            was_ready = True
         assert none_left(home), (delay_s, out, errors)
         assert server_state(home / ".thresher") is None, (delay_s, out, errors)
         delay_s += 0.35

@@ -121,7 +121,7 @@ def test_texts_sent_are_counted_and_a_model_that_answers_is_left_alone(
         got = client.predict("emotions.text", ["why?"]).probabilities
     np.testing.assert_array_equal(got, expected)
     assert process_of(served, "emotions.text").pid == before
-    assert "loading it anew" not in (tmp_path / "state/server.log").read_text()
+    assert "it is loaded again" not in (tmp_path / "state/server.log").read_text()
 
 
 def test_status_shows_the_texts_of_users_alone(served: ServerState, tmp_path: Path) -> None:
