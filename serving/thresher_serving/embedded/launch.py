@@ -19,7 +19,7 @@ from thresher_serving.embedded.command import is_complete, server_command
 from thresher_serving.embedded.ports import listening_ports
 from thresher_serving.embedded.runtime import Runtime
 from thresher_serving.embedded.state import RunningServer
-from thresher_serving.own_requests import requests_begin
+from thresher_serving.own_requests import server_begins
 
 __all__ = [
     "PORT_OPTIONS",
@@ -248,7 +248,7 @@ def outcome_of_loading(
             + "\n".join(problems)
             + f"\nIts log: {server.log_file}"
         )
-    requests_begin(Path(server.repository), server.where)
+    server_begins(Path(server.repository), server.where, server.http_url)
     return replace(server, problems=tuple(problems), ready=ready)
 
 

@@ -97,10 +97,8 @@ class TextHealth:
         for name, versions in control.served(self._server.where, client).items():
             if name not in repository.companions(name.removesuffix(TEXT_SUFFIX)):
                 continue
-            if (
-                self._versions.get(name) != versions
-            ):  # a rollout has changed them, so counts begin again
-                self._versions[name] = versions
+            if self._versions.get(name) != sorted(versions):
+                self._versions[name] = sorted(versions)  # a rollout's: Triton counts from zero
                 self.sent.pop(name, None)
             for version in versions:
                 failure = self._failure(client, name, version)

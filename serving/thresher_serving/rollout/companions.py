@@ -94,9 +94,10 @@ def serve_companions(
                 config = serving_config(repository, companion.name, version)
                 alone = naming(config, [version])
                 control.load_model(where, companion.name, timeout_s=timeout_s, config=alone)
+                # at once: a health text that comes before this would be subtracted twice
+                requests_begin(repository.root, where, companion.name, version)
                 old = [number for number in before if number != version]
                 control.wait_out_of_service(where, companion.name, old, timeout_s=timeout_s)
-                requests_begin(repository.root, where, companion.name, version)
             continue
         if before:
             control.unload_model(where, companion.name, timeout_s=timeout_s)
