@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from support.publisher import Publication, publication, publish, start_publisher
 from thresher import Decision
+from thresher.certificate import NEXT_CERTIFICATE_FILE
 from thresher.errors import RuntimeUnavailableError
 from thresher.repository import PUBLISH_STEPS, ModelRepository
 
@@ -21,6 +23,8 @@ NEW = ("rain", "sun", "snow")
 
 STEPS_OF_FIRST = PUBLISH_STEPS
 STEPS_OF_SECOND = tuple(step for step in PUBLISH_STEPS if step != "model-moved")
+STEPS_OF_FILES = ("files-synced", "version-moved")
+"""Not those of a version whose files are there."""
 
 
 def die(root: Path, what: Publication, step: str) -> None:
@@ -72,6 +76,24 @@ def test_old_version_serves_until_the_new_one_does_completely(tmp_path: Path, st
     assert check_sound(root, "m") == 2
     assert ModelRepository(root).versions("m") == [1, 2]
     assert ModelRepository(root).unlisted("m") == []
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("step", [s for s in STEPS_OF_SECOND if s not in STEPS_OF_FILES])
+def test_a_version_that_gets_other_settings_is_proven_at_every_step(
+    tmp_path: Path, step: str
+) -> None:
+    """Certificate and both configurations change; whichever are there fit each other."""
+    root, what = tmp_path / "models", publication("m", 1, OLD)
+    publish(root, what)
+    assert "max_batch_size: 64" in what.config
+    smaller = replace(what, config=what.config.replace("max_batch_size: 64", "max_batch_size: 8"))
+    die(root, smaller, step)
+    assert check_sound(root, "m") == 1
+    publish(root, smaller)
+    assert check_sound(root, "m") == 1
+    assert ModelRepository(root).own_config("m", 1).max_batch_size == 8
+    assert not (root / "m/1" / NEXT_CERTIFICATE_FILE).exists()
     assert leftovers(root) == []
 
 
