@@ -74,7 +74,7 @@ typedef struct {
     Json *config; /* the names in `inputs` and `outputs` are its strings */
     int64_t max_batch_size;
     Ports inputs, outputs;
-    char decision[17]; /* a checksum of what decides, which answers carry; empty without it */
+    char decision[17];    /* a checksum of what decides, which answers carry; empty without it */
     uint64_t num_warmups; /* executions that begin each instance and are nobody's requests */
     LabelCounts *label_counts;
     size_t labels_output; /* which of `outputs` is counted */
