@@ -1,8 +1,9 @@
 """What a GPU asks of the loop, as far as a CPU can tell: no waits, full precision."""
 
 import copy
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thresher.errors import TrainingError
 from thresher_training import OptimizationConfig
-from thresher_training.loop import predict_logits
 from thresher_training.loop.average import Average
 from thresher_training.loop.faults import explained
 from thresher_training.loop.steps import _has_unused
@@ -118,12 +118,26 @@ def test_the_trial_for_unused_weights_keeps_cudnn_out_of_a_recurrent_backward():
     assert not _has_unused(net, example, torch.device("cpu"))
 
 
-FLAGS = (
-    torch.backends.cuda.matmul,
-    *(torch.backends.cudnn.conv, torch.backends.cudnn.rnn),
-    *(torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn),
+FLAGS_OF_USERS = (
+    "pass",
+    "torch.set_float32_matmul_precision('high')",
+    "torch.set_float32_matmul_precision('medium')",
+    "torch.backends.cuda.matmul.allow_tf32 = True",
+    "torch.backends.cudnn.allow_tf32 = False",
+    "torch.backends.fp32_precision = 'tf32'",
+    "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "torch.backends.cudnn.rnn.fp32_precision = 'ieee'",
+    "torch.backends.cudnn.fp32_precision = 'tf32'",
 )
+# in processes of their own: some of the flags cannot be put back
+EVALUATES = """
+import os, sys
+import numpy as np, torch
+from torch import nn
+from thresher_training.loop.evaluate import predict_logits
 
+b = torch.backends
+FLAGS = (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn)
 
 def state():
     try:
@@ -131,7 +145,6 @@ def state():
     except RuntimeError:  # the newer flags alone were set
         older = None
     return [flag.fp32_precision for flag in FLAGS], older
-
 
 class Watching(nn.Module):
     def __init__(self):
@@ -141,40 +154,33 @@ class Watching(nn.Module):
 
     def forward(self, features):
         # the old flag raises where it disagrees with the new ones, and torch's own code reads it
-        self.seen.append((set(state()[0]), torch.backends.cuda.matmul.allow_tf32))
+        self.seen.append((set(state()[0]), b.cuda.matmul.allow_tf32))
         return self.output(features)
 
+wrong = 0
+for code in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(code)
+            before = state()
+            net = Watching()
+            predict_logits(net, {"features": np.zeros((3, 4), np.float32)})
+            assert net.seen == [({"ieee"}, False)], net.seen
+            assert state() == before, (before, state())
+        except BaseException as error:
+            print(code, repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    wrong += os.waitpid(child, 0)[1] != 0
+sys.exit(wrong)
+"""
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "pass",
-        "torch.set_float32_matmul_precision('high')",
-        "torch.set_float32_matmul_precision('medium')",
-        "torch.backends.cuda.matmul.allow_tf32 = True",
-        "torch.backends.cudnn.allow_tf32 = False",
-        "torch.backends.fp32_precision = 'tf32'",
-        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
-        "torch.backends.cudnn.rnn.fp32_precision = 'ieee'",
-        "torch.backends.cudnn.fp32_precision = 'tf32'",
-    ],
-)
-def test_evaluation_is_in_full_precision_whichever_flags_were_set(code):
-    clean, generic = state(), torch.backends.fp32_precision
-    cudnn_all = torch.backends.cudnn.fp32_precision
-    try:
-        exec(code, {"torch": torch})
-        before = state()
-        net = Watching()
-        predict_logits(net, {"features": np.zeros((3, 4), np.float32)})
-        assert net.seen == [({"ieee"}, False)]
-        assert state() == before
-    finally:
-        torch.backends.fp32_precision = generic
-        torch.backends.cudnn.fp32_precision = cudnn_all
-        torch.set_float32_matmul_precision(clean[1])
-        for flag, precision in zip(FLAGS, clean[0], strict=True):
-            flag.fp32_precision = precision
+
+def test_evaluation_is_in_full_precision_whichever_flags_were_set():
+    command = [sys.executable, "-c", EVALUATES, *FLAGS_OF_USERS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 GONE = "another process of this run is gone"
