@@ -113,8 +113,8 @@ def verify_version(
             registered version; before any row is run.
         DataError: If the file's rows do not fit the model.
     """
-    repository.check_proven(name, version)
     published = repository.decision(name, version)
+    repository.check_proven(name, version)
     registered = resolve(f"models:/{name}/{version}")
     decision = registered.decision()
     path = repository.model_file(name, version)

@@ -144,9 +144,7 @@ def test_published_model_that_was_tampered_with_is_found(published: Path) -> Non
     moved = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
     tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
     onnx.save(model, path)
-    said = fails("verify", "weather")
-    assert "the engines do not agree" in said
-    assert "decisions flip" in said
+    assert "model.onnx has other bytes" in fails("verify", "weather")
 
 
 def test_server_that_answers_with_another_version_is_found(

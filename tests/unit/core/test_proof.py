@@ -16,7 +16,7 @@ from thresher import proof, repository
 from thresher.certificate import CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE, Certificate, file_digest
 from thresher.config_pbtxt import certificate_key, config_text, decisions_of, read_config
 from thresher.decisive_keys import decisive_keys, differences
-from thresher.errors import ParityError, PublishError
+from thresher.errors import ParityError
 from thresher.repository import ModelRepository
 
 LABELS = ("sun", "rain", "fog")
@@ -155,18 +155,6 @@ def test_two_versions_that_serve_under_one_configuration_are_each_compared_with_
     published.check_proven("m", 2)
     with pytest.raises(ParityError, match="m/1 is not what was proven"):
         published.check_served("m")
-
-
-def test_how_fast_it_runs_can_be_set_and_what_decides_cannot(published: ModelRepository) -> None:
-    own = published.own_config("m", 2)
-    own.instance_group[0].count = 7
-    own.parameters["intra_op_thread_count"].string_value = "3"
-    published.configure("m", 2, own)
-    assert published.read_config("m").instance_group[0].count == 7
-    published.check_proven("m", 2)
-    own.max_batch_size = 1
-    with pytest.raises(PublishError, match="max_batch_size is another one"):
-        published.configure("m", 2, own)
 
 
 def test_settings_that_decide_come_with_a_certificate_of_their_own(tmp_path: Path) -> None:
