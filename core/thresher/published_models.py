@@ -59,9 +59,9 @@ class PublishedModels:
         self.registered: Callable[[str, int], Collection[str]] | None = None
 
     def names(self) -> list[str]:
-        """Return the models that have a configuration, sorted."""
+        """Return the models that have a configuration, sorted; not folders of other names."""
         files = (path for path in self.root.glob(f"*/{CONFIG_FILE}") if path.is_file())
-        return sorted(path.parent.name for path in files)
+        return sorted(path.parent.name for path in files if NAME.fullmatch(path.parent.name))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are published, ascending.

@@ -15,12 +15,23 @@ OrtEnv *ort_env;
 OrtMemoryInfo *ort_cpu;
 OrtAllocator *ort_allocator;
 
+void end_at_a_character(char *text) {
+    size_t length = strlen(text), start = length;
+    while (start && ((unsigned char)text[start - 1] & 0xc0) == 0x80)
+        start--;
+    if (!start || (unsigned char)text[start - 1] < 0x80) return;
+    unsigned char lead = (unsigned char)text[start - 1];
+    size_t wanted = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (length - start + 1 < wanted) text[start - 1] = '\0';
+}
+
 TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, ...) {
     char text[2048];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    end_at_a_character(text);
     for (size_t end = strlen(text); end && text[end - 1] == '\n';)
         text[--end] = '\0';
     return TRITONSERVER_ErrorNew(code, text);
@@ -173,24 +184,35 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *hand
     return NULL;
 }
 
+/* Compares the first session with the configuration, and opens what counts its labels. */
+static TRITONSERVER_Error *check_session(Model *model, const Session *session) {
+    TRY(signature_check(model, session));
+    for (size_t i = 0; i < model->outputs.count; i++)
+        if (strcmp(model->outputs.ports[i].name, "labels") == 0) {
+            model->labels_output = i;
+            TRY(label_counts_open(model, session, &model->label_counts));
+        }
+    model->is_checked = true;
+    return NULL;
+}
+
 /* Opens an instance's session, or takes the one that the model's instances on the CPU share. */
 static TRITONSERVER_Error *open_session(Model *model, bool on_gpu, int device, Session **session) {
+    Session *opened;
     bool is_first = !model->is_checked;
     if (is_first) warn_of_unknown_keys(model, on_gpu);
     if (!on_gpu && model->on_cpu) {
         *session = model->on_cpu;
         return NULL;
     }
-    TRY(session_open(model, on_gpu, device, is_first, session));
-    if (!on_gpu) model->on_cpu = *session;
-    if (!is_first) return NULL;
-    TRY(signature_check(model, *session));
-    for (size_t i = 0; i < model->outputs.count; i++)
-        if (strcmp(model->outputs.ports[i].name, "labels") == 0) {
-            model->labels_output = i;
-            TRY(label_counts_open(model, *session, &model->label_counts));
-        }
-    model->is_checked = true;
+    TRY(session_open(model, on_gpu, device, is_first, &opened));
+    TRITONSERVER_Error *error = is_first ? check_session(model, opened) : NULL;
+    if (error) { /* no other instance may take it */
+        session_close(opened);
+        return error;
+    }
+    if (!on_gpu) model->on_cpu = opened;
+    *session = opened;
     return NULL;
 }
 

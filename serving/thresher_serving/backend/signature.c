@@ -94,6 +94,7 @@ static TRITONSERVER_Error *check_port(const Model *model, const char *side, cons
         for (size_t i = 0; i < known->count && at < sizeof names; i++)
             at += (size_t)snprintf(names + at, sizeof names - at, "%s'%s'", i ? ", " : "",
                                    known->tensors[i].name);
+        end_at_a_character(names);
         return INVALID("unable to load model '%s': %s '%s' is not in the model, which has [%s]",
                        model->name, side, port->name, names);
     }
@@ -150,6 +151,7 @@ TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
         const Tensor *tensor = tensor_named(&session->outputs, port->name);
         TRY(check_port(model, "output", io, port, tensor, &session->outputs));
         port->rank = tensor->rank;
+        free(port->dims);
         port->dims = allocate(tensor->rank, sizeof(int64_t));
         memcpy(port->dims, tensor->dims, tensor->rank * sizeof(int64_t));
         port->is_sized = port->type->size > 0 && port->rank > 0;

@@ -28,7 +28,9 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._note) for number in self._NUMBERS}
+        # nohup has SIGHUP ignored
+        numbers = [n for n in self._NUMBERS if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._note) for number in numbers}
         try:
             yield
         finally:
