@@ -29,7 +29,7 @@ def rolling(
     def roll(name: str, version: int, *, model: bytes = good, policy: str = "all {}") -> None:
         config = text.replace("{policy}", policy)
         if version > 2:
-            config = config.replace("thresher.decision/2", f"thresher.decision/{version}")
+            config = config.replace("thresher.decision/1", f"thresher.decision/{version}")
         folder = publish(name, model, config, version=version)
         (folder / "labels.txt").write_text("rain\nfog\nsnow\n")
         server.load_model(name)
