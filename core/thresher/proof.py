@@ -176,6 +176,8 @@ class _Look:
         if (self.folder / NEXT_CERTIFICATE_FILE).is_file():
             following = Certificate.load(self.folder, NEXT_CERTIFICATE_FILE)
             issued[file_digest(self.folder / NEXT_CERTIFICATE_FILE)] = following
+            if not following.binds_configuration:  # none was ever issued so
+                self.wrong.append(f"{NEXT_CERTIFICATE_FILE} does not bind Triton's configuration")
         used = set()
         for file, config in self._configurations(needs_both=main.binds_configuration):
             digest = self._named(config, issued)
@@ -204,7 +206,12 @@ class _Look:
                 self.wrong.append(f"{file} cannot be read: {error}")
 
     def _named(self, config: Any, issued: dict[str, Certificate]) -> str | None:
-        """Return the digest of the certificate that a configuration names; None of another one."""
+        """Return the digest of the certificate that a configuration names; None of another one.
+
+        Args:
+            config: The configuration.
+            issued: Certificates by their digests, the one in `CERTIFICATE_FILE` first.
+        """
         key = certificate_key(self.version)
         named = config.parameters[key].string_value if key in config.parameters else ""
         if named in issued:
@@ -212,7 +219,8 @@ class _Look:
         if named and named != self._digest_of_companioned(config):
             return None
         # earlier releases did not always write one, and for a companion its model's
-        return next((at for at, each in issued.items() if not each.binds_configuration), None)
+        main = next(iter(issued))
+        return None if issued[main].binds_configuration else main
 
     def _digest_of_companioned(self, config: Any) -> str | None:
         """Return the digest of the certificate of the model that a companion asks."""

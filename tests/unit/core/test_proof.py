@@ -269,3 +269,21 @@ def test_only_certificates_that_were_issued_count_where_a_registry_knows_of_any(
     published.registered = lambda name, version: ("0" * 64,)
     with pytest.raises(ParityError, match="none of those that MLflow holds for models:/m/2"):
         published.check_proven("m", 2)
+
+
+def test_a_next_certificate_that_binds_no_configuration_proves_nothing(
+    published: ModelRepository,
+) -> None:
+    folder = published.root / "m/2"
+    (folder / "model.onnx").write_bytes(b"other")
+    planted = dataclasses.replace(
+        Certificate.load(folder),
+        configuration={},
+        files={"model.onnx": file_digest(folder / "model.onnx")},
+    )
+    (folder / NEXT_CERTIFICATE_FILE).write_text(planted.to_json())
+    for file in ("config.pbtxt", "configs/2.pbtxt"):
+        reconfigure(published, file, lambda c: c.parameters.pop(certificate_key(2)))
+    with pytest.raises(ParityError, match=r"certificate\.next\.json does not bind") as error:
+        published.check_proven("m", 2)
+    assert "config.pbtxt names another certificate" in str(error.value)
