@@ -18,6 +18,7 @@ __all__ = [
     "COMPANION_KEY",
     "CONFIG_FILE",
     "LABELS_FILE",
+    "TEXT_SUFFIX",
     "certificate_key",
     "config_text",
     "copy_version",
@@ -25,6 +26,7 @@ __all__ = [
     "decisions_of",
     "forget_version",
     "inputs_key",
+    "is_companion",
     "labels_file_of",
     "labels_text",
     "own_config_file",
@@ -36,6 +38,9 @@ LABELS_FILE = "labels.txt"
 
 COMPANION_KEY = "thresher.companion_of"
 """The parameter by which a companion such as NAME.text names the model that it asks."""
+
+TEXT_SUFFIX = ".text"
+"""Follows a model's name in that of its companion, which takes texts."""
 
 _DECISION_PREFIX = "thresher.decision/"
 
@@ -53,6 +58,12 @@ def decision_key(version: int) -> str:
 def inputs_key(version: int) -> str:
     """Return the config parameter that says how rows become a version's inputs, as JSON."""
     return f"thresher.inputs/{version}"
+
+
+def is_companion(config: Any, name: str) -> bool:
+    """Return whether a configuration makes the model of this name another's companion."""
+    of = config.parameters[COMPANION_KEY].string_value if COMPANION_KEY in config.parameters else ""
+    return bool(of) and name == f"{of}{TEXT_SUFFIX}"
 
 
 def read_config(path: Path) -> Any:
