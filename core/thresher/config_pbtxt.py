@@ -76,6 +76,8 @@ def read_config(path: Path) -> Any:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise PublishError(f"{path}: not a file, expected a Triton configuration")
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:

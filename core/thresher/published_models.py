@@ -61,9 +61,8 @@ class PublishedModels:
         self.registered_decision: Callable[[str, int], str] | None = None
 
     def names(self) -> list[str]:
-        """Return the models that have a configuration, sorted."""
-        files = (path for path in self.root.glob(f"*/{CONFIG_FILE}") if path.is_file())
-        return sorted(path.parent.name for path in files)
+        """Return the models that have a configuration, one that cannot be read too, sorted."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are published, ascending.
@@ -163,7 +162,7 @@ class PublishedModels:
             PublishError: If its config.pbtxt cannot be read.
         """
         path = self.root / name / CONFIG_FILE
-        if not NAME.fullmatch(name) or not path.is_file():
+        if not NAME.fullmatch(name) or not path.exists():
             raise NotFoundError(f"{self.root}: {unknown_name('model', name, self.names())}")
         return read_config(path)
 

@@ -24,6 +24,7 @@ from thresher.config_pbtxt import (
 )
 from thresher.decisive_keys import decisive_keys, differences
 from thresher.errors import ParityError, StoreError
+from thresher.inventory import list_versions
 from thresher.repository import ModelRepository
 
 LABELS = ("sun", "rain", "fog")
@@ -400,3 +401,17 @@ def test_a_registered_model_without_any_mark_is_not_another_tool_s(
     for ask in (published.check_served, lambda name: published.check_proven(name, 1)):
         with pytest.raises(ParityError, match=r"no certificate\.json"):
             ask(name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_configuration_that_is_no_file_is_wrong_and_not_waited_for(
+    published: ModelRepository, make: Callable[[Path], object]
+) -> None:
+    path = published.root / "m/config.pbtxt"
+    path.unlink()
+    make(path)
+    (version,) = list_versions(published, read_bytes=True)
+    assert (version.model, version.version, version.proof) == ("m", 0, "wrong")
+    assert "config.pbtxt: not a file" in version.problem
+    with pytest.raises(ParityError, match="not a file"):
+        published.check_served("m")
