@@ -25,6 +25,9 @@ NEXT_CERTIFICATE_FILE = "certificate.next.json"
 """Takes the place of the other once both configurations name its digest; a writer that dies before
 leaves both, and each configuration is compared with the one that it names."""
 
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file that is no certificate raises; the last, brackets that are nested deeply."""
+
 UNPROVEN = "Export it again, or serve it all the same with --unproven"
 
 
@@ -102,7 +105,7 @@ class Certificate:
             raise ParityError(
                 f"{folder}: no {file}, so nothing says that it decides as validated. {UNPROVEN}"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise ParityError(f"{path}: not a certificate: {error}. {UNPROVEN}") from None
 
 

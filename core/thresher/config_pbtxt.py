@@ -18,6 +18,7 @@ __all__ = [
     "COMPANION_KEY",
     "CONFIG_FILE",
     "LABELS_FILE",
+    "TEXT_SUFFIX",
     "certificate_key",
     "config_text",
     "copy_version",
@@ -25,6 +26,7 @@ __all__ = [
     "decisions_of",
     "forget_version",
     "inputs_key",
+    "is_companion",
     "labels_file_of",
     "labels_text",
     "own_config_file",
@@ -36,6 +38,9 @@ LABELS_FILE = "labels.txt"
 
 COMPANION_KEY = "thresher.companion_of"
 """The parameter by which a companion such as NAME.text names the model that it asks."""
+
+TEXT_SUFFIX = ".text"
+"""Follows a model's name in that of its companion, which takes texts."""
 
 _DECISION_PREFIX = "thresher.decision/"
 
@@ -55,6 +60,12 @@ def inputs_key(version: int) -> str:
     return f"thresher.inputs/{version}"
 
 
+def is_companion(config: Any, name: str) -> bool:
+    """Return whether a configuration makes the model of this name another's companion."""
+    of = config.parameters[COMPANION_KEY].string_value if COMPANION_KEY in config.parameters else ""
+    return bool(of) and name == f"{of}{TEXT_SUFFIX}"
+
+
 def read_config(path: Path) -> Any:
     """Return the `ModelConfig` message in a file.
 
@@ -65,6 +76,8 @@ def read_config(path: Path) -> Any:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise PublishError(f"{path}: not a file, expected a Triton configuration")
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:

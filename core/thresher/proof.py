@@ -30,8 +30,10 @@ from thresher.certificate import (
 from thresher.config_pbtxt import (
     COMPANION_KEY,
     CONFIG_FILE,
+    TEXT_SUFFIX,
     certificate_key,
     decision_key,
+    is_companion,
     labels_text,
     own_config_file,
     read_config,
@@ -57,6 +59,7 @@ class _Repository(Protocol):
 
     root: Path
     registered: Callable[[str, int], Collection[str]] | None
+    registered_decision: Callable[[str, int], str] | None
 
     def read_config(self, name: str) -> Any: ...
 
@@ -127,7 +130,32 @@ def is_foreign(repository: _Repository, name: str) -> bool:
         any(folder.glob("configs/*.pbtxt")),
         any(folder.glob(f"*/{CERTIFICATE_FILE}")),
     )
-    return not any(marks)
+    return not any(marks) and not _is_registered(repository, name)
+
+
+def _is_registered(repository: _Repository, name: str) -> bool:
+    """Return whether MLflow holds a certificate of a version that is there, marks or no marks."""
+    if repository.registered is None:
+        return False
+    folders = (path.name for path in (repository.root / name).iterdir() if path.is_dir())
+    versions = (int(folder) for folder in folders if _is_number(folder))
+    return any(_registered(repository, name, version)[1] for version in versions)
+
+
+def _registered(repository: _Repository, name: str, version: int) -> tuple[str, Collection[str]]:
+    """Return the registered model that MLflow holds certificates of, and their digests.
+
+    NAME.text counts as the companion of NAME where its configuration does not say so any more.
+    """
+    try:
+        own = repository.registered_name(name)
+    except PublishError:  # what cannot be read is said elsewhere
+        own = name
+    found: Collection[str] = ()
+    for each in dict.fromkeys((own, name.removesuffix(TEXT_SUFFIX))):
+        if repository.registered is not None and (found := repository.registered(each, version)):
+            return each, found
+    return own, found
 
 
 def loaded_versions(repository: _Repository, name: str) -> list[int]:
@@ -176,6 +204,8 @@ class _Look:
         if (self.folder / NEXT_CERTIFICATE_FILE).is_file():
             following = Certificate.load(self.folder, NEXT_CERTIFICATE_FILE)
             issued[file_digest(self.folder / NEXT_CERTIFICATE_FILE)] = following
+            if not following.binds_configuration:  # none was ever issued so
+                self.wrong.append(f"{NEXT_CERTIFICATE_FILE} does not bind Triton's configuration")
         used = set()
         for file, config in self._configurations(needs_both=main.binds_configuration):
             digest = self._named(config, issued)
@@ -204,7 +234,12 @@ class _Look:
                 self.wrong.append(f"{file} cannot be read: {error}")
 
     def _named(self, config: Any, issued: dict[str, Certificate]) -> str | None:
-        """Return the digest of the certificate that a configuration names; None of another one."""
+        """Return the digest of the certificate that a configuration names; None of another one.
+
+        Args:
+            config: The configuration.
+            issued: Certificates by their digests, the one in `CERTIFICATE_FILE` first.
+        """
         key = certificate_key(self.version)
         named = config.parameters[key].string_value if key in config.parameters else ""
         if named in issued:
@@ -212,7 +247,8 @@ class _Look:
         if named and named != self._digest_of_companioned(config):
             return None
         # earlier releases did not always write one, and for a companion its model's
-        return next((at for at, each in issued.items() if not each.binds_configuration), None)
+        main = next(iter(issued))
+        return None if issued[main].binds_configuration else main
 
     def _digest_of_companioned(self, config: Any) -> str | None:
         """Return the digest of the certificate of the model that a companion asks."""
@@ -224,6 +260,8 @@ class _Look:
 
     def _configuration(self, file: str, config: Any, certificate: Certificate) -> None:
         """Compare one of the two configurations, and what it names, with a certificate."""
+        if COMPANION_KEY in config.parameters and not is_companion(config, self.name):
+            self.wrong.append(f"{file}: {COMPANION_KEY} names another model than its name does")
         if (certificate.model, certificate.version) != (self.name, self.version):
             self.wrong.append(f"the certificate is {certificate.model}/{certificate.version}'s")
         loads = file != CONFIG_FILE or self._is_loaded(config)
@@ -311,16 +349,20 @@ class _Look:
                 self.wrong.append(f"{path.name} in {self.name}'s folder is no part of the model")
 
     def _registration(self, digest: str, certificate: Certificate) -> None:
-        """Compare with MLflow's tags, where a registry is asked and knows of any certificate."""
-        if self.repository.registered is None or not certificate.binds_configuration:
-            return
-        name = self.repository.registered_name(self.name)
-        known: Collection[str] = self.repository.registered(name, self.version)
+        """Compare with MLflow's tags, where a registry is asked and knows the version.
+
+        Where it knows of no certificate, as of versions that earlier releases exported, it still
+        knows the decision.
+        """
+        name, known = _registered(self.repository, self.name, self.version)
+        uri = f"models:/{name}/{self.version}"
         if known and digest not in known:
-            self.wrong.append(
-                f"its certificate is none of those that MLflow holds for models:/{name}/"
-                f"{self.version}"
-            )
+            self.wrong.append(f"its certificate is none of those that MLflow holds for {uri}")
+        if known or self.repository.registered_decision is None:
+            return
+        decision = self.repository.registered_decision(name, self.version)
+        if decision not in {"", certificate.decision_sha256}:
+            self.wrong.append(f"its decision is not the one that MLflow holds for {uri}")
 
 
 _digests: dict[Path, tuple[tuple[int, ...], str]] = {}

@@ -14,7 +14,9 @@ from thresher import proof
 from thresher.config_pbtxt import (
     COMPANION_KEY,
     CONFIG_FILE,
+    TEXT_SUFFIX,
     decisions_of,
+    is_companion,
     own_config_file,
     read_config,
 )
@@ -36,9 +38,6 @@ MODEL_FILE = "model.onnx"
 TOKENIZER_FILE, TOKENS_FILE = "tokenizer.json", "tokens.json"
 """What a version of a text model is made of: a tokenizer, and what the tokens are for."""
 
-TEXT_SUFFIX = ".text"
-"""Follows a model's name in that of its companion, which takes texts."""
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """What can name a model in Triton and a folder anywhere."""
 
@@ -52,16 +51,22 @@ class PublishedModels:
     Attributes:
         registered: Returns the digests of the certificates that MLflow holds for a model's version,
             none where it knows of none; None, as a rule, where no registry is asked.
+        registered_decision: Returns the digest of the decision that MLflow holds for it, empty
+            where it holds none; None where no registry is asked.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.registered: Callable[[str, int], Collection[str]] | None = None
+        self.registered_decision: Callable[[str, int], str] | None = None
 
     def names(self) -> list[str]:
-        """Return the models that have a configuration, sorted; not folders of other names."""
-        files = (path for path in self.root.glob(f"*/{CONFIG_FILE}") if path.is_file())
-        return sorted(path.parent.name for path in files if NAME.fullmatch(path.parent.name))
+        """Return the models that have a configuration, one that cannot be read too, sorted.
+
+        Folders whose name is none of a model, such as a hidden backup, are not among them.
+        """
+        folders = (path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
+        return sorted(name for name in folders if NAME.fullmatch(name))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are published, ascending.
@@ -146,8 +151,8 @@ class PublishedModels:
         Raises:
             NotFoundError: If there is no such model.
         """
-        parameters = self.read_config(name).parameters
-        return parameters[COMPANION_KEY].string_value if COMPANION_KEY in parameters else name
+        is_one = is_companion(self.read_config(name), name)
+        return name.removesuffix(TEXT_SUFFIX) if is_one else name
 
     def model_file(self, name: str, version: int) -> Path:
         """Return the path of a version's ONNX model."""
@@ -161,7 +166,7 @@ class PublishedModels:
             PublishError: If its config.pbtxt cannot be read.
         """
         path = self.root / name / CONFIG_FILE
-        if not NAME.fullmatch(name) or not path.is_file():
+        if not NAME.fullmatch(name) or not path.exists():
             raise NotFoundError(f"{self.root}: {unknown_name('model', name, self.names())}")
         return read_config(path)
 

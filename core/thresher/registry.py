@@ -22,15 +22,17 @@ from thresher.mlflow_store import connect, open_store
 from thresher.model_name import parse_version
 
 __all__ = [
+    "DECISION_DIGEST",
     "DECISION_FILE",
     "SETTINGS_FILE",
     "TUNED_ON",
     "ModelVersion",
+    "certificates_in",
     "connect",
     "register",
     "register_certificate",
     "register_decision",
-    "registered_certificates",
+    "registered_tags",
     "resolve",
 ]
 
@@ -274,6 +276,7 @@ def register_certificate(name: str, version: int, digest: str) -> None:
 
     Raises:
         NotFoundError: If the registry has no such version, or does not answer.
+        StoreError: If MLflow's store cannot be opened.
     """
     mlflow = open_store()
     key = f"{_CERTIFICATE_DIGEST}{digest[:16]}"
@@ -283,10 +286,8 @@ def register_certificate(name: str, version: int, digest: str) -> None:
         raise NotFoundError(f"models:/{name}/{version} in MLflow: {_line(error)}") from None
 
 
-def registered_certificates(name: str, version: int) -> frozenset[str]:
-    """Return the digests of the certificates that were issued for a version.
-
-    Empty where the registry has no such version, or an earlier release exported it.
+def registered_tags(name: str, version: int) -> Mapping[str, str] | None:
+    """Return a version's tags, None where the registry has no such version.
 
     Raises:
         NotFoundError: If the registry does not answer.
@@ -294,11 +295,18 @@ def registered_certificates(name: str, version: int) -> frozenset[str]:
     """
     mlflow = open_store()
     try:
-        tags = mlflow.MlflowClient().get_model_version(name, str(version)).tags
+        return dict(mlflow.MlflowClient().get_model_version(name, str(version)).tags)
     except mlflow.MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return frozenset()
+            return None
         raise NotFoundError(f"models:/{name}/{version} in MLflow: {_line(error)}") from None
+
+
+def certificates_in(tags: Mapping[str, str]) -> frozenset[str]:
+    """Return the digests of the certificates that were issued, by a version's tags.
+
+    Empty where an earlier release exported it.
+    """
     return frozenset(at for key, at in tags.items() if key.startswith(_CERTIFICATE_DIGEST))
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -249,11 +249,24 @@ class ModelRepository(PublishedModels):
                 changed.append(companion)
         return changed
 
-    def recertify(self, name: str, version: int) -> list[str]:
+    def recertify(
+        self,
+        name: str,
+        version: int,
+        *,
+        register: Callable[[str, int, str], None] = lambda *_: None,
+    ) -> list[str]:
         """Issue a version's certificate again, so that it binds all that decides an answer.
 
         For certificates of releases that did not bind the configuration. What serves goes on, and
         at each moment the version is what a certificate says.
+
+        Args:
+            name: The model.
+            version: Its version.
+            register: Gets the registered model, version and digest of each certificate before it
+                counts: first of those that are to be renewed, since copies of them may be served
+                elsewhere, then of each new one. Nothing is changed where it raises at first.
 
         Returns:
             The models whose certificate is a new one: a companion, then the model itself; none
@@ -264,21 +277,37 @@ class ModelRepository(PublishedModels):
             ParityError: If it is not what was proven, by what its certificate binds.
             PublishError: If the disk refuses.
         """
-        renewed = []
-        for companion in self.companions(name):  # first, since it may name the model's old one
-            if version in self.versions(companion):
-                renewed += self.recertify(companion, version)
+        # a companion first, since it may name the model's old one
+        each_of = [each for each in self.companions(name) if version in self.versions(each)]
+        old = []
+        for each in (*each_of, name):
+            self.decision(each, version)
+            self.check_proven(each, version)
+            folder = self.root / each / str(version)
+            if not Certificate.load(folder).binds_configuration:
+                old.append((each, file_digest(folder / CERTIFICATE_FILE)))
+        for each, digest in old:
+            register(self.registered_name(each), version, digest)
+        for each, _ in old:
+            self._recertify(each, version, register)
+        return [each for each, _ in old]
+
+    def _recertify(
+        self, name: str, version: int, register: Callable[[str, int, str], None]
+    ) -> None:
+        """Renew one model's certificate."""
         folder = self.root / name
         try:
             with self.staging(name) as staged, self._staging.lock(name):
-                self.decision(name, version)
                 self.check_proven(name, version)
                 if Certificate.load(folder / str(version)).binds_configuration:
-                    return renewed
+                    return  # another process has done it meanwhile
                 own, published = self.own_config(name, version), self.read_config(name)
                 self._bind(staged, folder / str(version), own, version)
                 proof.check_proven(self, name, version, renewed=Certificate.load(staged))
                 key = certificate_key(version)
+                digest = own.parameters[key].string_value
+                register(self.registered_name(name), version, digest)
                 published.parameters[key].CopyFrom(own.parameters[key])
                 _replace(staged, CERTIFICATE_FILE, folder / str(version), NEXT_CERTIFICATE_FILE)
                 fault_point("certificate-written")
@@ -287,12 +316,11 @@ class ModelRepository(PublishedModels):
                     write_durably(staged / CONFIG_FILE, config_text(config).encode())
                     _replace(staged, CONFIG_FILE, (folder / file).parent, Path(file).name)
                     fault_point(f"{Path(file).stem}-renewed")
-                _take_over_certificate(folder / str(version), own.parameters[key].string_value)
+                _take_over_certificate(folder / str(version), digest)
         except OSError as error:
             raise PublishError(
                 f"{error.filename or self.root}: {error.strerror}; {name} serves what it served"
             ) from None
-        return [*renewed, name]
 
     def unpublish(self, name: str, version: int) -> int:
         """Take a version that does not serve out of the repository; return the bytes set free.

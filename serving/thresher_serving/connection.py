@@ -163,7 +163,7 @@ class Connection:
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
-            return host == "localhost"
+            return host.rstrip(".").lower() == "localhost"
         return address.is_loopback or address.is_unspecified
 
     @property

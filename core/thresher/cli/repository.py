@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from thresher.certificate import CERTIFICATE_FILE, file_digest
 from thresher.cli.options import CommandGroup
 from thresher.cli.output import print_json, print_table, say, steps, tell
 from thresher.cli.versions import (
@@ -18,9 +16,6 @@ from thresher.cli.versions import (
 )
 from thresher.errors import ConfigError, NotFoundError, StoreError, counted
 from thresher.model_name import parse_model
-
-if TYPE_CHECKING:
-    from thresher.repository import ModelRepository
 
 __all__ = ["repository"]
 
@@ -124,7 +119,8 @@ def recertify(models: tuple[str, ...], folder: Path) -> None:
     """Renew certificates of an earlier release, so that they bind Triton's configuration too.
 
     What such a certificate binds is checked first. NAME stands for all its versions. What serves
-    goes on; the new digest is written down with the version in MLflow, where that is in reach.
+    goes on. Where a registry is named, the digests are written down in MLflow before anything is
+    changed; without an answer from it, nothing is.
 
     Example: thresher repository recertify digits/3
     """
@@ -135,27 +131,37 @@ def recertify(models: tuple[str, ...], folder: Path) -> None:
             raise ConfigError(f'"{model}" is an alias; name the version by its number')
         versions = published.versions(asked.name) if asked.version is None else [asked.version]
         for version in versions:
-            renewed = published.recertify(asked.name, version)
+            register = _register if knows_registry() else _nowhere
+            renewed = published.recertify(asked.name, version, register=register)
             if not renewed:
                 tell(f"The certificate of {asked.name}/{version} binds everything already")
             for name in renewed:
                 tell(f"Renewed the certificate of {name}/{version}")
-                if knows_registry():
-                    _register(published, name, version)
 
 
-def _register(published: ModelRepository, name: str, version: int) -> None:
-    """Write a certificate's digest down in MLflow, with the version that it is of."""
+def _nowhere(name: str, version: int, digest: str) -> None:
+    """Write a digest down nowhere, since no registry is named."""
+
+
+def _register(name: str, version: int, digest: str) -> None:
+    """Write a certificate's digest down in MLflow, with the version that it is of.
+
+    Raises:
+        StoreError: If that cannot be done: every check that asks MLflow would refuse the version.
+    """
     try:
-        from thresher.registry import register_certificate
+        from thresher.registry import register_certificate, registered_tags
 
-        path = published.model_file(name, version).with_name(CERTIFICATE_FILE)
         with short_patience():
-            register_certificate(published.registered_name(name), version, file_digest(path))
-    except ModuleNotFoundError:
-        say("Warning: its digest is not in MLflow, which is not installed here")
-    except (NotFoundError, StoreError) as error:
-        say(f"Warning: its digest is not in MLflow: {error}")
+            if registered_tags(name, version) is not None:
+                register_certificate(name, version, digest)
+                return
+        say(f"Warning: MLflow has no version {version} of {name}, so its digest is nowhere")
+    except (ModuleNotFoundError, NotFoundError, StoreError) as error:
+        raise StoreError(
+            f"MLflow has to hold the digest of each certificate, and does not answer: {error}. "
+            "What is not renewed stays as it was; run it again where MLflow is in reach"
+        ) from None
 
 
 @repository.command()

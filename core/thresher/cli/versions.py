@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,20 +63,31 @@ def repository_and_registry(folder: Path) -> ModelRepository:
     if not knows_registry():
         return repository
 
-    def registered(name: str, version: int) -> Collection[str]:
+    def tags(name: str, version: int) -> Mapping[str, str]:
         try:
-            from thresher.registry import registered_certificates
+            from thresher.registry import registered_tags
 
             with short_patience():
-                return registered_certificates(name, version)
+                return registered_tags(name, version) or {}
         except ModuleNotFoundError:
             pass
         except (NotFoundError, StoreError) as error:
             say(f"Warning: certificates are not compared with MLflow's tags: {error}")
-        repository.registered = None
-        return ()
+        repository.registered = repository.registered_decision = None
+        return {}
+
+    def registered(name: str, version: int) -> Collection[str]:
+        from thresher.registry import certificates_in
+
+        return certificates_in(tags(name, version))
+
+    def registered_decision(name: str, version: int) -> str:
+        from thresher.registry import DECISION_DIGEST
+
+        return tags(name, version).get(DECISION_DIGEST, "")
 
     repository.registered = registered
+    repository.registered_decision = registered_decision
     return repository
 
 

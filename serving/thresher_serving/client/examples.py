@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thresher.artifacts.input_spec import InputSpec
-from thresher.certificate import CERTIFICATE_FILE, file_digest
-from thresher.errors import DataError, unknown_name
+from thresher.artifacts.input_spec import INPUT_SPEC_FILE, InputSpec
+from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
+from thresher.errors import DataError, ParityError, unknown_name
 from thresher.tables.csv_streams import CsvOptions
 from thresher.tables.inputs import InputMaker
 from thresher.tables.memory import is_table, memory_rows
@@ -86,6 +86,7 @@ class ExampleReader:
             DataError: If they cannot be its inputs; names the row.
             NoTokenizerError: If they are texts, and the tokenizer is not at hand.
             NotFoundError: If there is no such file.
+            ParityError: If the repository's version does not hold what its certificate names.
         """
         is_mapping = isinstance(given, Mapping) and all(map(_is_array, given.values()))
         if is_mapping and (model.input_spec is None or set(given) <= set(model.inputs)):
@@ -122,7 +123,10 @@ class ExampleReader:
     def _spec(self, model: ModelMetadata) -> tuple[InputSpec, Path | None]:
         """Return how rows become a model's inputs, and its folder where that is at hand."""
         folder = self._folder(model)
-        own = InputSpec.load(folder) if folder is not None else None
+        own = None
+        if folder is not None and (folder / INPUT_SPEC_FILE).exists():
+            _check_bound(folder, INPUT_SPEC_FILE)
+            own = InputSpec.load(folder)
         spec = own or model.input_spec or InputSpec()
         if spec.vocabulary_sha256:
             raise DataError(
@@ -197,6 +201,7 @@ class ExampleReader:
         if self.tokenizer is not None:
             return self._load(Path(self.tokenizer), length)
         if folder is not None and spec.text is not None:
+            _check_bound(folder, spec.text.tokenizer)
             return self._load(folder / spec.text.tokenizer, length)
         return _NoTokenizer(model)
 
@@ -258,6 +263,18 @@ class ExampleReader:
         if not sum(rows.num_rows for rows in chunks):
             raise DataError(f"{path} holds no row")
         return self._of_rows(model, kinds, _joined(chunks), str(path))
+
+
+def _check_bound(folder: Path, file: str) -> None:
+    """Raise ParityError unless a file is the one that the certificate beside it names."""
+    expected = Certificate.load(folder).files.get(file)
+    path = folder / file
+    if expected is None or not path.is_file() or file_digest(path) != expected:
+        raise ParityError(
+            f"{path} is not what was proven: the certificate names "
+            f"{'no such file' if expected is None else 'other bytes'}. Look at all of it: thresher "
+            "repository verify; or leave the repository out"
+        )
 
 
 class _NoTokenizer(Tokenizer):

@@ -235,7 +235,7 @@ def checked_inputs(
     known = model.inputs
     for name in inputs:
         if name not in known:
-            raise DataError(f"model {model.name}: {unknown_name('input', name, known)}")
+            raise DataError(f"model {model.name}: {unknown_name('input', str(name), known)}")
     missing = [name for name, t in known.items() if not t.optional and name not in inputs]
     if missing:
         raise DataError(

@@ -58,6 +58,9 @@ class Prediction:
     logits: FloatArray | None = None
     """float32 [N, L] if they were asked for."""
 
+    certificate_sha256: str = ""
+    """Of the certificate of the version that answered; empty if the server names none."""
+
     def __len__(self) -> int:
         return len(self.probabilities)
 
@@ -234,4 +237,5 @@ def prediction_of(model: ModelMetadata, arrays: Mapping[str, Array]) -> Predicti
         model_name=model.name,
         model_version=model.version,
         logits=arrays.get("logits"),
+        certificate_sha256=model.certificate_sha256,
     )

@@ -97,6 +97,7 @@ class Session:
 
     async def metadata(self, model: str, version: int | None, deadline: Deadline) -> ModelMetadata:
         """Return what a model takes and gives, asked for now."""
+        _check_name(model)
         return (await self._described(model, version, deadline)).model
 
     async def predict(
@@ -110,6 +111,7 @@ class Session:
         allow_nonfinite: bool,
     ) -> Prediction:
         """Return probabilities and labels for N rows, in their order, from one version."""
+        _check_name(model)
         choice = partial(batching.checked_outputs, outputs=outputs)
         ask = partial(
             self._infer, version=version, choice=choice, deadline=deadline, has_decision=True
@@ -135,6 +137,7 @@ class Session:
         allow_nonfinite: bool,
     ) -> dict[str, Array]:
         """Return a model's outputs as they are, by name."""
+        _check_name(model)
 
         def choice(described: ModelMetadata) -> list[str]:
             for name in outputs:
@@ -354,6 +357,11 @@ class Session:
             raise _changed(model, version)
         known.read_at, known.failures = now, failures
         return known
+
+
+def _check_name(model: object) -> None:
+    if not isinstance(model, str):
+        raise DataError(f"a model's name is a str, got {type(model).__name__}: {model!r}")
 
 
 def _changed(model: str, version: int) -> ChangedError:

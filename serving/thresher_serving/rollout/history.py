@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,9 +60,10 @@ class History:
             content = json.loads(path.read_text(encoding="utf-8"))
             noted = content["serving"]
             before = tuple(Served(**served) for served in content["before"])
+            _check_numbers([*(() if noted is None else (noted,)), *(s.version for s in before)])
         except FileNotFoundError:
             return cls(path=path, serving=serving, before=())
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise PublishError(
                 f"{path}: not a record of what served: {error}. Remove the file; until the next "
                 "rollout, a rollback then needs a version: thresher rollout NAME/VERSION"
@@ -108,3 +109,10 @@ class History:
             replace_durably(self.path, (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
             raise PublishError(f"{self.path}: {error.strerror}") from None
+
+
+def _check_numbers(versions: Iterable[object]) -> None:
+    """Raise TypeError unless each is a version's number; True and 1.0 equal 1 and are none."""
+    for version in versions:
+        if type(version) is not int:
+            raise TypeError(f"{version!r} is no version's number")

@@ -164,6 +164,7 @@ class TritonEngine:
         self.concurrency = calls
         self._version = version
         self._timeout_s = timeout_s
+        self._url = as_connection(where).url
         self._client = Client(as_connection(where))
         served = self._client.metadata(version.model.name, version.model.version)
         if served.decision is not None and served.decision.digest != version.decision.digest:
@@ -172,6 +173,11 @@ class TritonEngine:
                 f"{as_connection(where).url} serves {version.title} with another decision than the "
                 "repository holds; give the repository that it reads: --repository"
             )
+        try:
+            self._check_certificate(served.certificate_sha256)
+        except ServerError:
+            self._client.close()
+            raise
 
     def answer(self, inputs: Mapping[str, Array], *, with_logits: bool) -> Answers:
         """Return what the server says of a batch."""
@@ -188,6 +194,7 @@ class TritonEngine:
             if not _is_about_rows(error):
                 raise
             raise _refused(error) from error
+        self._check_certificate(found.certificate_sha256)
         return Answers(
             probabilities_NL=found.probabilities,
             labels_NL=found.labels,
@@ -197,6 +204,21 @@ class TritonEngine:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def _check_certificate(self, digest: str) -> None:
+        """Raise ServerError unless the server names the certificate that answers are stamped with.
+
+        Args:
+            digest: What it names; empty where it names none.
+        """
+        if self._version.certificate_sha256 in {"", digest}:
+            return
+        named = "another certificate" if digest else "no certificate"
+        raise ServerError(
+            f"{self._url} names {named} for {self._version.title}, and the repository holds "
+            f"{self._version.certificate_sha256[:12]}...; give the repository that it reads: "
+            "--repository; where the certificate was renewed, let the server load it again"
+        )
 
 
 def _is_about_rows(error: Exception) -> bool:

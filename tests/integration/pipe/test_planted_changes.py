@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
+from support.mlflow_server import free_port
 from support.planted_changes import HARMLESS_KEYS, Planted, harmless_changes, planted_changes
 from support.planted_scenarios import (
     SCENARIOS,
@@ -26,7 +27,12 @@ from support.weather import log_version
 from thresher.certificate import CERTIFICATE_FILE, Certificate, file_digest
 from thresher.cli import main
 from thresher.errors import NotFoundError, ParityError, ServerError, ThresherError
-from thresher.registry import register_certificate
+from thresher.registry import (
+    certificates_in,
+    connect,
+    register_certificate,
+    registered_tags,
+)
 from thresher.repository import ModelRepository
 from thresher_export import ExportOptions, TritonOptions, export_version
 from thresher_export.verify import verify_version
@@ -47,7 +53,6 @@ def published(empty_mlflow_db: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     The registry that they come from stays in reach.
     """
-    from thresher.registry import connect
     from thresher_export import onnx_file
 
     folder = tmp_path_factory.mktemp("planted")
@@ -261,11 +266,23 @@ def test_a_certificate_that_was_never_issued_is_found_where_mlflow_is_in_reach(r
     ask_repository_verify(root, "weather", 2)
 
 
+def forget_certificates(name: str) -> None:
+    """Let MLflow know of no certificate yet, as of a version that an earlier release exported."""
+    client = connect().MlflowClient()
+    tags = registered_tags(name, 1) or {}
+    for key in [key for key, value in tags.items() if value in certificates_in(tags)]:
+        client.delete_model_version_tag(name, "1", key)
+
+
 def test_an_older_release_s_repository_is_accepted_and_renewed(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ("emotions", "emotions.text")
     as_of_an_earlier_release(root, *names)
+    for name in names:
+        with pytest.raises(ParityError, match="none of those that MLflow holds"):
+            ask_repository_verify(root, name, 1)
+    forget_certificates("emotions")
     for name in names * 2:
         ask_itself(root, name, 1)
     warned = [record.getMessage() for record in caplog.records]
@@ -281,6 +298,19 @@ def test_an_older_release_s_repository_is_accepted_and_renewed(
     assert not caplog.records
     again = CliRunner().invoke(main, [*arguments, "emotions"])
     assert "The certificate of emotions/1 binds everything already" in again.output
+
+
+def test_nothing_is_renewed_where_the_registry_does_not_answer(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_of_an_earlier_release(root, "emotions", "emotions.text")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    arguments = ["repository", "recertify", "--repository", str(root), "emotions/1"]
+    done = CliRunner().invoke(main, arguments)
+    assert (done.exit_code, "run it again where MLflow is" in done.output) == (1, True), done.output
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 def test_an_export_renews_a_certificate_of_an_earlier_release(root: Path) -> None:

@@ -90,6 +90,7 @@ def test_a_model_that_tells_no_decision_still_answers(client: Client) -> None:
     ("inputs", "message"),
     [
         ({"z": LOGITS}, 'unknown input "z". Valid: x'),
+        ({1: LOGITS}, 'unknown input "1". Valid: x'),
         ({}, 'missing input "x"; got none'),
         (LOGITS.astype(np.float64), r'float64, expected float32 \(FP32\).*astype\("float32"\)'),
         (LOGITS.astype(np.int32), "is int32, expected float32"),
@@ -111,6 +112,17 @@ def test_bad_inputs_are_refused_before_anything_is_sent(
         DataError, match=f"(model weather|the table).*{message.replace('(?s)', '')}"
     ):
         client.predict("weather", inputs)
+
+
+@pytest.mark.parametrize("name", [5, None, ["weather"]])
+def test_a_name_that_is_no_text_is_refused(client: Client, name: Any) -> None:
+    for ask in (
+        lambda: client.predict(name, LOGITS),
+        lambda: client.infer(name, LOGITS),
+        lambda: client.metadata(name),
+    ):
+        with pytest.raises(DataError, match="a model's name is a str, got"):
+            ask()
 
 
 def test_inputs_must_have_the_same_number_of_rows(client: Client) -> None:

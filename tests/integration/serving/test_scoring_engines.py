@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -29,6 +30,7 @@ from support.scoring import (
     write_parts,
 )
 from support.triton import Triton, triton
+from thresher.config_pbtxt import certificate_key, config_text, read_config
 from thresher.errors import ServerError
 from thresher_serving import Runtime
 from thresher_serving.scoring import HereWorkers, ScoredVersion, TritonEngine, score, score_files
@@ -160,6 +162,38 @@ def test_a_server_with_another_decision_is_not_asked(
         TritonEngine(other, server.grpc_url)
     with pytest.raises(ServerError, match=r"127\.0\.0\.1"):
         TritonEngine(version, f"127.0.0.1:{free_port()}", timeout_s=1)
+
+
+def test_answers_of_another_model_are_not_stamped_with_this_one_s_certificate(
+    version: ScoredVersion, server: Triton
+) -> None:
+    """Another certificate, of the same decision; the second time while a job runs."""
+    other = dataclasses.replace(version, certificate_sha256="0" * 64)
+    with pytest.raises(ServerError, match=r"names another certificate for weather/1.*000000000000"):
+        TritonEngine(other, server.grpc_url)
+    engine = TritonEngine(version, server.grpc_url)
+    rows = {
+        name: np.zeros((2, *tensor.shape), tensor.dtype)
+        for name, tensor in version.model.inputs.items()
+    }
+    assert len(engine.answer(rows, with_logits=False).labels_NL) == 2
+    engine._version = other
+    with pytest.raises(ServerError, match="names another certificate"):
+        engine.answer(rows, with_logits=False)
+    engine.close()
+
+
+def test_a_server_that_names_no_certificate_is_not_asked(runtime: Runtime, tmp_path: Path) -> None:
+    other = weather_version(tmp_path / "models")
+    path = tmp_path / "models/weather/config.pbtxt"
+    config = read_config(path)
+    del config.parameters[certificate_key(1)]
+    path.write_text(config_text(config))
+    with (
+        triton(runtime, tmp_path / "models", ["weather"], log=tmp_path / "log") as running,
+        pytest.raises(ServerError, match="names no certificate for weather/1"),
+    ):
+        TritonEngine(other, running.grpc_url)
 
 
 def test_two_ray_workers_write_what_one_process_writes(

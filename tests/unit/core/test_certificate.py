@@ -51,7 +51,7 @@ def test_certificate_of_an_older_thresher_is_read(tmp_path: Path) -> None:
     assert not Certificate.load(tmp_path).binds_configuration
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "3", '{"engines": 3}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "3", '{"engines": 3}', "\xff", "[" * 100_000])
 def test_what_is_no_certificate_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CERTIFICATE_FILE).write_text(text, encoding="latin-1")
     with pytest.raises(ParityError, match="not a certificate"):

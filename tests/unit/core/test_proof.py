@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from tritonclient.grpc import model_config_pb2 as pb
 from support.publisher import publication, publish
 from thresher import proof, repository
 from thresher.certificate import CERTIFICATE_FILE, NEXT_CERTIFICATE_FILE, Certificate, file_digest
-from thresher.config_pbtxt import certificate_key, config_text, decisions_of, read_config
+from thresher.config_pbtxt import (
+    COMPANION_KEY,
+    certificate_key,
+    config_text,
+    decisions_of,
+    read_config,
+)
 from thresher.decisive_keys import decisive_keys, differences
-from thresher.errors import ParityError
+from thresher.errors import ParityError, StoreError
+from thresher.inventory import list_versions
 from thresher.repository import ModelRepository
 
 LABELS = ("sun", "rain", "fog")
@@ -93,6 +101,8 @@ def test_everything_that_differs_is_named_at_once(published: ModelRepository) ->
 def test_a_configuration_that_cannot_be_read_is_refused(
     published: ModelRepository, text: str
 ) -> None:
+    digest = file_digest(published.root / "m/2" / CERTIFICATE_FILE)
+    published.registered = lambda name, version: (digest,)
     for file in ("config.pbtxt", "configs/2.pbtxt"):
         path = published.root / "m" / file
         before = path.read_text()
@@ -257,3 +267,151 @@ def test_only_certificates_that_were_issued_count_where_a_registry_knows_of_any(
     published.registered = lambda name, version: ("0" * 64,)
     with pytest.raises(ParityError, match="none of those that MLflow holds for models:/m/2"):
         published.check_proven("m", 2)
+
+
+def test_a_next_certificate_that_binds_no_configuration_proves_nothing(
+    published: ModelRepository,
+) -> None:
+    folder = published.root / "m/2"
+    (folder / "model.onnx").write_bytes(b"other")
+    planted = dataclasses.replace(
+        Certificate.load(folder),
+        configuration={},
+        files={"model.onnx": file_digest(folder / "model.onnx")},
+    )
+    (folder / NEXT_CERTIFICATE_FILE).write_text(planted.to_json())
+    for file in ("config.pbtxt", "configs/2.pbtxt"):
+        reconfigure(published, file, lambda c: c.parameters.pop(certificate_key(2)))
+    with pytest.raises(ParityError, match=r"certificate\.next\.json does not bind") as error:
+        published.check_proven("m", 2)
+    assert "config.pbtxt names another certificate" in str(error.value)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_certificate_of_an_earlier_release_does_not_pass_for_a_registered_one(
+    published: ModelRepository, known: bool
+) -> None:
+    """MLflow knows the certificate that was there before, or at least the decision."""
+    digest = file_digest(published.root / "m/2" / CERTIFICATE_FILE)
+    make_old(published, 2)
+    old = file_digest(published.root / "m/2" / CERTIFICATE_FILE)
+    noted: list[str] = []
+    if known:
+        published.registered = lambda name, version: (digest,)
+    else:
+        published.registered = lambda name, version: ()
+        published.registered_decision = lambda name, version: "0" * 64
+    for ask in (
+        lambda: published.check_proven("m", 2),
+        lambda: published.recertify("m", 2, register=lambda *given: noted.append(given[2])),
+    ):
+        with pytest.raises(ParityError, match="that MLflow holds for models:/m/2"):
+            ask()
+    assert not noted
+    published.registered = lambda name, version: (digest, old)
+    published.check_proven("m", 2)
+    published.recertify("m", 2, register=lambda *given: noted.append(given[2]))
+    assert noted == [old, file_digest(published.root / "m/2" / CERTIFICATE_FILE)]
+
+
+def test_the_decision_that_mlflow_holds_is_the_one_of_an_old_certificate(
+    published: ModelRepository,
+) -> None:
+    make_old(published, 2)
+    published.registered = lambda name, version: ()
+    for decision in ("", Certificate.load(published.root / "m/2").decision_sha256):
+        published.registered_decision = lambda name, version, decision=decision: decision
+        published.check_proven("m", 2)
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_nothing_is_renewed_where_its_digest_cannot_be_registered(
+    published: ModelRepository, calls: int
+) -> None:
+    make_old(published, 2)
+    before = {path: path.read_bytes() for path in published.root.rglob("*") if path.is_file()}
+    given: list[str] = []
+
+    def register(name: str, version: int, digest: str) -> None:
+        if len(given) == calls:
+            raise StoreError("no answer")
+        given.append(digest)
+
+    with pytest.raises(StoreError, match="no answer"):
+        published.recertify("m", 2, register=register)
+    after = {path: path.read_bytes() for path in published.root.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def bind_again(published: ModelRepository, change: Callable[[Any], object]) -> None:
+    """Change both configurations of version 2, and forge a certificate that binds the change."""
+    folder = published.root / "m"
+    for file in ("config.pbtxt", "configs/2.pbtxt"):
+        reconfigure(published, file, change)
+    bound = decisive_keys(read_config(folder / "config.pbtxt"), 2)
+    forged = dataclasses.replace(Certificate.load(folder / "2"), configuration=bound)
+    (folder / "2" / CERTIFICATE_FILE).write_text(forged.to_json())
+    digest = file_digest(folder / "2" / CERTIFICATE_FILE)
+    for file in ("config.pbtxt", "configs/2.pbtxt"):
+        reconfigure(
+            published,
+            file,
+            lambda c: setattr(c.parameters[certificate_key(2)], "string_value", digest),
+        )
+
+
+@pytest.mark.parametrize("of", ["nobody", "", "m", "../m"])
+def test_a_model_that_says_it_is_a_companion_is_held_against_its_own_certificates(
+    published: ModelRepository, of: str
+) -> None:
+    published.registered = lambda name, version: ("0" * 64,) if name == "m" else ()
+    bind_again(published, lambda c: setattr(c.parameters[COMPANION_KEY], "string_value", of))
+    assert published.registered_name("m") == "m"
+    with pytest.raises(ParityError, match="MLflow holds for models:/m/2") as error:
+        published.check_proven("m", 2)
+    assert "names another model than its name does" in str(error.value)
+
+
+def test_a_companion_that_says_it_is_none_is_held_against_its_model_s_certificates(
+    tmp_path: Path,
+) -> None:
+    publish(tmp_path / "models", publication("m.text", 1, LABELS))
+    published = ModelRepository(tmp_path / "models")
+    published.check_proven("m.text", 1)
+    published.registered = lambda name, version: ("0" * 64,) if name == "m" else ()
+    with pytest.raises(ParityError, match="MLflow holds for models:/m/1"):
+        published.check_proven("m.text", 1)
+
+
+@pytest.mark.parametrize("name", ["m", "m.text"])
+def test_a_registered_model_without_any_mark_is_not_another_tool_s(
+    tmp_path: Path, name: str
+) -> None:
+    publish(tmp_path / "models", publication(name, 1, LABELS))
+    folder = tmp_path / "models" / name
+    published = ModelRepository(tmp_path / "models")
+    (folder / "1" / CERTIFICATE_FILE).unlink()
+    shutil.rmtree(folder / "configs")
+    config = read_config(folder / "config.pbtxt")
+    config.parameters.clear()
+    (folder / "config.pbtxt").write_text(config_text(config))
+    assert proof.is_foreign(published, name)
+    published.check_proven(name, 1)
+    published.registered = lambda name, version: ("0" * 64,) if (name, version) == ("m", 1) else ()
+    for ask in (published.check_served, lambda name: published.check_proven(name, 1)):
+        with pytest.raises(ParityError, match=r"no certificate\.json"):
+            ask(name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_configuration_that_is_no_file_is_wrong_and_not_waited_for(
+    published: ModelRepository, make: Callable[[Path], object]
+) -> None:
+    path = published.root / "m/config.pbtxt"
+    path.unlink()
+    make(path)
+    (version,) = list_versions(published, read_bytes=True)
+    assert (version.model, version.version, version.proof) == ("m", 0, "wrong")
+    assert "config.pbtxt: not a file" in version.problem
+    with pytest.raises(ParityError, match="not a file"):
+        published.check_served("m")

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from thresher.artifacts.input_spec import InputSpec, NgramSpec, PictureSpec, TextSpec
-from thresher.errors import DataError, NotFoundError
+from thresher.certificate import Certificate, file_digest
+from thresher.errors import DataError, NotFoundError, ParityError
 from thresher.ngrams import hashed_ngrams
 from thresher.tables.csv_files import CsvOptions
 from thresher.tables.pictures import decode_picture
@@ -255,10 +256,27 @@ def test_a_text_for_a_model_that_takes_texts_is_sent_as_it_is() -> None:
     assert got.tolist() == [["é".encode()], [b""]]
 
 
+def write_certificate(folder: Path, file: str = "inputs.json") -> None:
+    """Write a certificate that binds one file; one that is not there by no digest of its own."""
+    path = folder / file
+    files = {file: file_digest(path) if path.is_file() else "0" * 64}
+    texts = ("source", "precision", "decision_sha256", "weights_sha256", "created")
+    numbers = ("num_rows", "num_decisions", "num_flips", "band_half_width")
+    made = Certificate(
+        model="m",
+        version=3,
+        files=files,
+        data_sha256={},
+        engines=(),
+        tools={},
+        **dict.fromkeys(texts, "x"),  # type: ignore[arg-type]
+        **dict.fromkeys(numbers, 0),  # type: ignore[arg-type]
+    )
+    (folder / "certificate.json").write_text(made.to_json())
+
+
 def test_too_many_categories_for_a_configuration_come_from_the_repository(tmp_path: Path) -> None:
     from dataclasses import replace
-
-    from thresher.certificate import file_digest
 
     values = tuple(f"value number {number:06d}" for number in range(5_000))
     spec = InputSpec(categories={"categories": {"word": values}})
@@ -271,13 +289,35 @@ def test_too_many_categories_for_a_configuration_come_from_the_repository(tmp_pa
     folder = tmp_path / "m" / "3"
     folder.mkdir(parents=True)
     (folder / "inputs.json").write_text(spec.to_json())
-    (folder / "certificate.json").write_text("{}")
+    write_certificate(folder)
     known = replace(words, certificate_sha256=file_digest(folder / "certificate.json"))
     reader = ExampleReader(repository=tmp_path)
     assert reader.arrays(known, {"word": [values[7], "new"]})["categories"].tolist() == [[9], [0]]
     other = replace(words, certificate_sha256="0" * 64)  # the server has another version
     with pytest.raises(DataError, match="repository=PATH"):
         reader.arrays(other, {"word": [values[7]]})
+    swapped = (values[8], values[7])
+    changed = InputSpec(categories={"categories": {"word": (*values[:7], *swapped, *values[9:])}})
+    (folder / "inputs.json").write_text(changed.to_json())
+    with pytest.raises(ParityError, match=r"inputs\.json is not what was proven.*other bytes"):
+        reader.arrays(known, {"word": [values[7]]})
+
+
+def test_a_repository_s_inputs_and_tokenizer_are_those_of_its_certificate(tmp_path: Path) -> None:
+    """A certificate that names neither, beside files that the server's own do not know."""
+    from dataclasses import replace
+
+    folder = tmp_path / "m" / "3"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}")
+    write_certificate(folder, "model.onnx")
+    known = replace(TOKEN_MODEL, certificate_sha256=file_digest(folder / "certificate.json"))
+    reader = ExampleReader(repository=tmp_path)
+    with pytest.raises(ParityError, match=r"tokenizer\.json is not what was proven.*no such file"):
+        reader.arrays(known, ["a text"])
+    (folder / "inputs.json").write_text(TOKEN_SPEC.to_json())
+    with pytest.raises(ParityError, match=r"inputs\.json is not what was proven.*no such file"):
+        reader.arrays(known, ["a text"])
 
 
 def test_dicts_texts_bytes_and_pictures_need_no_pyarrow(tmp_path: Path) -> None:

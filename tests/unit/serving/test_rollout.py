@@ -60,11 +60,28 @@ def test_rolling_out_what_serves_changes_nothing(tmp_path: Path) -> None:
     assert history.rolled_out(2) == history
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": "thresher-served/1"}', '{"format": 2}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": "thresher-served/1"}', '{"format": 2}', "[" * 100_000]
+)
 def test_a_damaged_history_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / ".m.served.json").write_text(content)
     with pytest.raises(PublishError, match=r"\.m\.served\.json"):
         History.load(tmp_path, "m", serving=1)
+
+
+@pytest.mark.parametrize("number", ["1.0", "true", '"1"', "[1]"])
+@pytest.mark.parametrize("place", ["serving", "before"])
+def test_what_is_no_number_of_a_version_is_no_history(
+    number: str, place: str, tmp_path: Path
+) -> None:
+    History.load(tmp_path, "m", serving=4).rolled_out(3).save()
+    path = tmp_path / ".m.served.json"
+    assert History.load(tmp_path, "m", serving=3).previous([4]) is not None
+    before = {"serving": '"serving": 3', "before": '"version": 4'}[place]
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, f"{before[:-1]}{number}"))
+    with pytest.raises(PublishError, match=r"is no version's number\. Remove the file"):
+        History.load(tmp_path, "m", serving=3)
 
 
 @pytest.mark.parametrize(
