@@ -21,6 +21,7 @@ _NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 _TEXT_INPUT = "text"
 _ROWS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _MOST_BYTES = 4 * 2**20  # in one request: some seconds, for which others wait
+_WATCH = "thresher-watch"  # the id of requests by which `thresher serve` sees that this one lives
 _PADS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 
 
@@ -86,6 +87,9 @@ class TritonPythonModel:
         responses: list[Any] = [None] * len(requests)
         texts: dict[int, list[str]] = {}
         for at, request in enumerate(requests):
+            if request.request_id() == _WATCH:  # the model that is asked gets users' texts alone
+                responses[at] = pb_utils.InferenceResponse(output_tensors=[])
+                continue
             try:
                 texts[at] = _texts(request)
             except Exception as error:  # noqa: BLE001 - each request answers for itself
