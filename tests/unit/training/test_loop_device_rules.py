@@ -162,6 +162,7 @@ class Watching(nn.Module):
 def test_evaluation_is_in_full_precision_whichever_flags_were_set(code):
     clean, generic = state(), torch.backends.fp32_precision
     cudnn_all = torch.backends.cudnn.fp32_precision
+    older = torch.backends.cudnn.allow_tf32
     try:
         exec(code, {"torch": torch})
         before = state()
@@ -173,8 +174,10 @@ def test_evaluation_is_in_full_precision_whichever_flags_were_set(code):
         torch.backends.fp32_precision = generic
         torch.backends.cudnn.fp32_precision = cudnn_all
         torch.set_float32_matmul_precision(clean[1])
+        torch.backends.cudnn.allow_tf32 = older
         for flag, precision in zip(FLAGS, clean[0], strict=True):
             flag.fp32_precision = precision
+    assert torch.backends.cudnn.allow_tf32 == older, "it can be read: later exports in this process"
 
 
 GONE = "another process of this run is gone"
