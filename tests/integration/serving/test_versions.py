@@ -25,7 +25,9 @@ def rolling(
     """Publish a version of a model whose network and decision are weather's; load it."""
     text = (repository / "weather/config.pbtxt").read_text().replace("all {}", "{policy}")
 
-    def roll(name: str, version: int, *, model: bytes | None = None, policy: str = "all {}") -> None:
+    def roll(
+        name: str, version: int, *, model: bytes | None = None, policy: str = "all {}"
+    ) -> None:
         config = text.replace("{policy}", policy)
         if version > 2:
             config = config.replace("thresher.decision/2", f"thresher.decision/{version}")
