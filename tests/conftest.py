@@ -1,4 +1,5 @@
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -6,6 +7,10 @@ import pytest
 
 from support.fixtures import LogVersion
 from thresher.registry import connect
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as a shell starts what it runs in the background; processes inherit it, and tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

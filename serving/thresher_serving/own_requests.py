@@ -1,9 +1,9 @@
 """Tells users' requests from those that a server made of itself and that we made of it.
 
-Triton counts all requests of a version since it was loaded: its warm-up, and the golden rows of a
-rollout. What was counted when a version went into service, and what a check added since, stands in
-a small file in the repository, which is shared by all who load versions and all who look; `status`
-subtracts it.
+Triton counts all requests of a version since it was loaded: the golden rows of a rollout, and with
+NVIDIA's onnxruntime backend its warm-up, which the compiled one does not report. What was counted
+when a version went into service, and what a check added since, stands in a small file in the
+repository, which is shared by all who load versions and all who look; `status` subtracts it.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _footer(found: ServerStatus) -> list[str]:
     own = [f"{each.model}/{each.version}" for each in found.versions if each.has_own_requests]
     if own:
         lines.append(
-            f"requests of {', '.join(own)} include warm-up: Thresher did not load it, or could "
+            f"requests of {', '.join(own)} may include warm-up: Thresher did not load it, or could "
             "not write to the repository"
         )
     return lines + list(found.notes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -95,9 +96,13 @@ def test_clients_that_come_and_go_leave_nothing_behind(server: Triton) -> None:
         close()
 
     once()
-    _, files, threads = held()
+    _, files, _ = held()
+    before = set(threading.enumerate())
     for _ in range(20):
         once()
-    _, files_after, threads_after = held()
+    end = time.monotonic() + 20
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < end:
+        time.sleep(0.05)  # gRPC's threads end some time after their channel is closed
+    assert not left
+    _, files_after, _ = held()
     assert files_after <= files + 2
-    assert threads_after <= threads

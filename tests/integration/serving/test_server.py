@@ -187,8 +187,8 @@ def test_a_server_that_dies_at_start_shows_the_end_of_its_log(
 def test_a_server_that_is_not_ready_in_time_is_ended(
     small: Path, runtime: Runtime, clean: Path
 ) -> None:
-    with pytest.raises(ServerError, match=r"not ready after 0.02 s.*longer timeout_s"):
-        start_server(small, runtime=runtime, state_dir=clean, timeout_s=0.02, **NO_PORTS)
+    with pytest.raises(ServerError, match=r"not ready after 0.05 s.*longer timeout_s"):
+        start_server(small, runtime=runtime, state_dir=clean, timeout_s=0.05, **NO_PORTS)
     assert tritons_on(small) == []
 
 

@@ -31,6 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(home: Path, runtime: Runtime) -> Iterator[RunningServer]:
     for version in (1, 2):
+        # warm-up of three requests in each of two copies, which the compiled backend does not count
         publish_version(home / "models", "weather", version, slow_load=3, copies=2)
     server = start_server(
         home / "models",
@@ -72,6 +73,9 @@ def weather() -> tuple[int, int, int, bool]:
 
 def test_requests_are_those_of_users(home: Path, running: RunningServer) -> None:
     repository, url = ModelRepository(home / "models"), running.grpc_url
+    with InferenceServerClient(url) as client:
+        told = client.get_inference_statistics("weather").model_stats[0]
+    assert told.inference_stats.success.count == 0, "warm-up is no request"
     assert weather() == (1, 0, 0, False)
     ask(running, 3)
     assert weather() == (1, 3, 0, False)
@@ -105,17 +109,16 @@ def test_health_texts_are_not_users_requests(
     roll_back(ModelRepository(home / "models"), "weather", running.grpc_url)
 
 
-def test_what_something_else_has_loaded_says_that_its_warm_up_counts(
+def test_what_something_else_has_loaded_says_that_its_warm_up_may_count(
     home: Path, running: RunningServer
 ) -> None:
     ask(running, 30)
     with InferenceServerClient(running.grpc_url) as client:
         client.unload_model("weather")
         client.load_model("weather")
-        version, requests, _, has_own = weather()
-        assert (version, requests, has_own) == (1, 0, True)
+        assert weather() == (1, 0, 0, True)
         picture = CliRunner().invoke(status, []).stdout
-        assert "requests of weather/1 include warm-up: Thresher did not load it" in picture
+        assert "requests of weather/1 may include warm-up: Thresher did not load it" in picture
         running.load_model("weather")
         assert weather() == (1, 0, 0, False), "counted from now on"
 
@@ -154,11 +157,12 @@ def test_a_disk_a_server_and_an_alias_that_disagree_are_named_with_what_mends_it
 def test_a_repository_that_cannot_be_written_to_hides_no_figures(
     home: Path, running: RunningServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    ask(running, 6)
     reader = StatusReader(running.grpc_url, repository=ModelRepository(tmp_path))
     (each,) = reader.read().versions
     assert each.has_own_requests
     assert each.requests is not None
-    assert each.requests >= 1
+    assert each.requests >= 6
 
 
 def test_restarts_and_models_left_out_are_shown(

@@ -22,14 +22,17 @@ def rolling(
     server: RunningServer,
     decisions: dict[int, Decision],
 ) -> Callable[..., None]:
-    """Publish a version of a model whose network is weather's; load it."""
-    good = (repository / "weather/1/model.onnx").read_bytes()
+    """Publish a version of a model whose network and decision are weather's; load it."""
     text = (repository / "weather/config.pbtxt").read_text().replace("all {}", "{policy}")
 
-    def roll(name: str, version: int, *, model: bytes = good, policy: str = "all {}") -> None:
+    def roll(
+        name: str, version: int, *, model: bytes | None = None, policy: str = "all {}"
+    ) -> None:
         config = text.replace("{policy}", policy)
         if version > 2:
-            config = config.replace("thresher.decision/1", f"thresher.decision/{version}")
+            config = config.replace("thresher.decision/2", f"thresher.decision/{version}")
+        if model is None:
+            model = (repository / f"weather/{min(version, 2)}/model.onnx").read_bytes()
         folder = publish(name, model, config, version=version)
         (folder / "labels.txt").write_text("rain\nfog\nsnow\n")
         server.load_model(name)
