@@ -15,6 +15,27 @@ OrtEnv *ort_env;
 OrtMemoryInfo *ort_cpu;
 OrtAllocator *ort_allocator;
 
+/* Returns how long the UTF-8 character at `text` is, in bytes; 0 if there is none. */
+static size_t character_length(const unsigned char *text) {
+    unsigned char c = text[0], low = 0x80, high = 0xbf;
+    size_t length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+    if (c == 0xe0) low = 0xa0;  /* less is a longer form of another character */
+    if (c == 0xed) high = 0x9f; /* more is half of a UTF-16 pair */
+    if (c == 0xf0) low = 0x90;
+    if (c == 0xf4) high = 0x8f; /* more is beyond Unicode */
+    for (size_t i = 1; i < length; i++, low = 0x80, high = 0xbf)
+        if (text[i] < low || text[i] > high) return 0;
+    return length;
+}
+
+/* Triton sends errors as protobuf strings: one that is not UTF-8 spoils the whole answer. */
+static void make_utf8(char *text) {
+    for (size_t length; *text; text += length) {
+        length = character_length((const unsigned char *)text);
+        if (length == 0) *text = '?', length = 1;
+    }
+}
+
 TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, ...) {
     char text[2048];
     va_list arguments;
@@ -23,6 +44,7 @@ TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, 
     va_end(arguments);
     for (size_t end = strlen(text); end && text[end - 1] == '\n';)
         text[--end] = '\0';
+    make_utf8(text);
     return TRITONSERVER_ErrorNew(code, text);
 }
 
@@ -173,6 +195,16 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *hand
     return NULL;
 }
 
+static TRITONSERVER_Error *check_model(Model *model, const Session *session) {
+    TRY(signature_check(model, session));
+    for (size_t i = 0; i < model->outputs.count; i++)
+        if (strcmp(model->outputs.ports[i].name, "labels") == 0) {
+            model->labels_output = i;
+            TRY(label_counts_open(model, session, &model->label_counts));
+        }
+    return NULL;
+}
+
 /* Opens an instance's session, or takes the one that the model's instances on the CPU share. */
 static TRITONSERVER_Error *open_session(Model *model, bool on_gpu, int device, Session **session) {
     bool is_first = !model->is_checked;
@@ -182,14 +214,13 @@ static TRITONSERVER_Error *open_session(Model *model, bool on_gpu, int device, S
         return NULL;
     }
     TRY(session_open(model, on_gpu, device, is_first, session));
+    TRITONSERVER_Error *error = is_first ? check_model(model, *session) : NULL;
+    if (error) { /* the next instance must not share a session that was refused */
+        session_close(*session);
+        *session = NULL;
+        return error;
+    }
     if (!on_gpu) model->on_cpu = *session;
-    if (!is_first) return NULL;
-    TRY(signature_check(model, *session));
-    for (size_t i = 0; i < model->outputs.count; i++)
-        if (strcmp(model->outputs.ports[i].name, "labels") == 0) {
-            model->labels_output = i;
-            TRY(label_counts_open(model, *session, &model->label_counts));
-        }
     model->is_checked = true;
     return NULL;
 }

@@ -150,6 +150,7 @@ TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
         const Tensor *tensor = tensor_named(&session->outputs, port->name);
         TRY(check_port(model, "output", io, port, tensor, &session->outputs));
         port->rank = tensor->rank;
+        free(port->dims); /* of a check for an earlier instance, which refused the model */
         port->dims = allocate(tensor->rank, sizeof(int64_t));
         memcpy(port->dims, tensor->dims, tensor->rank * sizeof(int64_t));
         port->is_sized = port->type->size > 0 && port->rank > 0;
