@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { DEFAULT_MAX_BATCH_SIZE = 4 }; /* what NVIDIA's backend completes to */
+#define NO_TYPE "a type that Triton does not have"
 
 static void put_string(FILE *out, const char *string) {
     fputc('"', out);
@@ -101,7 +102,7 @@ static TRITONSERVER_Error *check_port(const Model *model, const char *side, cons
         return INVALID("unable to load model '%s': %s '%s': configuration expects datatype %s, "
                        "model provides %s",
                        model->name, side, port->name, port->type->name,
-                       tensor->type ? tensor->type->name : "a type that Triton does not have");
+                       tensor->type ? tensor->type->name : NO_TYPE);
     return check_dims(model, side, io, tensor);
 }
 
@@ -173,7 +174,7 @@ static void put_ports(FILE *out, const char *side, const Tensors *tensors, bool 
         size_t skip = batched;
         fprintf(out, "%s{\"name\":", i ? "," : "");
         put_string(out, tensor->name);
-        fprintf(out, ",\"data_type\":\"%s\",\"dims\":", tensor->type ? tensor->type->name : "");
+        fprintf(out, ",\"data_type\":\"%s\",\"dims\":", tensor->type->name);
         if (tensor->rank > skip)
             put_dims(out, tensor->dims + skip, tensor->rank - skip);
         else
@@ -183,6 +184,15 @@ static void put_ports(FILE *out, const char *side, const Tensors *tensors, bool 
     fprintf(out, "]");
 }
 
+static TRITONSERVER_Error *check_types(const Model *model, const char *side,
+                                       const Tensors *tensors) {
+    for (size_t i = 0; i < tensors->count; i++)
+        if (!tensors->tensors[i].type)
+            return INVALID("autofill failed for model '%s': %s '%s' has " NO_TYPE, model->name,
+                           side, tensors->tensors[i].name);
+    return NULL;
+}
+
 static TRITONSERVER_Error *set_config(const Model *model, const Session *session) {
     bool batches = can_batch(&session->inputs) && can_batch(&session->outputs);
     int64_t most = model->max_batch_size;
@@ -190,6 +200,8 @@ static TRITONSERVER_Error *set_config(const Model *model, const Session *session
         return INVALID("autofill failed for model '%s': model does not support batching while "
                        "non-zero max_batch_size is specified",
                        model->name);
+    if (model->inputs.count == 0) TRY(check_types(model, "input", &session->inputs));
+    if (model->outputs.count == 0) TRY(check_types(model, "output", &session->outputs));
     if (batches && most == 0) most = DEFAULT_MAX_BATCH_SIZE;
     char *text;
     size_t length;

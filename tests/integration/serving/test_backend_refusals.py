@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from tritonclient import grpc
 
 from support.served_models import BOOL, FLOAT, PAIR, config, identity, network
@@ -85,3 +86,16 @@ def test_a_reason_that_is_cut_short_is_still_text(runtime: Runtime, tmp_path: Pa
     with started({"long": (model, config(PAIR))}, runtime, tmp_path) as server:
         reason = reasons(server)["long"]
     assert "output 'y' is not in the model, which has ['aüüü" in reason
+
+
+def test_a_type_that_triton_lacks_is_named_with_its_tensor(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    model = network(
+        [("Cast", ["x"], ["tiny"], {"to": TensorProto.FLOAT8E4M3FN})],
+        {"x": (FLOAT, ("batch", 2))},
+        {"tiny": (TensorProto.FLOAT8E4M3FN, ("batch", 2))},
+    )
+    with started({"eighths": (model, None)}, runtime, tmp_path) as server:
+        reason = reasons(server)["eighths"]
+    assert "model 'eighths': output 'tiny' has a type that Triton does not have" in reason
