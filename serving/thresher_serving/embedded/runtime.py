@@ -213,7 +213,7 @@ def _built_here(root: Path, *, install: bool, progress: Progress | None) -> tupl
         )
     parent = cache_folder() / "backends/compiled"
     candidates = [root / "lib/libtritonserver.so"]
-    candidates += root.parents[1].glob("nvidia_pytriton.libs/libtritonserver*")
+    candidates += root.parent.parent.glob("nvidia_pytriton.libs/libtritonserver*")
     server_library = next((path for path in candidates if path.is_file()), None)
     if install:
         built = ensure_built(parent, libraries[0], server_library, progress=progress)
