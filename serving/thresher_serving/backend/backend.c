@@ -15,14 +15,25 @@ OrtEnv *ort_env;
 OrtMemoryInfo *ort_cpu;
 OrtAllocator *ort_allocator;
 
-void end_at_a_character(char *text) {
-    size_t length = strlen(text), start = length;
-    while (start && ((unsigned char)text[start - 1] & 0xc0) == 0x80)
-        start--;
-    if (!start || (unsigned char)text[start - 1] < 0x80) return;
-    unsigned char lead = (unsigned char)text[start - 1];
-    size_t wanted = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    if (length - start + 1 < wanted) text[start - 1] = '\0';
+/* Returns how long the UTF-8 character at `text` is, in bytes; 0 if there is none. */
+static size_t character_length(const unsigned char *text) {
+    unsigned char c = text[0], low = 0x80, high = 0xbf;
+    size_t length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+    if (c == 0xe0) low = 0xa0;  /* less is a longer form of another character */
+    if (c == 0xed) high = 0x9f; /* more is half of a UTF-16 pair */
+    if (c == 0xf0) low = 0x90;
+    if (c == 0xf4) high = 0x8f; /* more is beyond Unicode */
+    for (size_t i = 1; i < length; i++, low = 0x80, high = 0xbf)
+        if (text[i] < low || text[i] > high) return 0;
+    return length;
+}
+
+/* Triton sends errors as protobuf strings: one that is not UTF-8 spoils the whole answer. */
+static void make_utf8(char *text) {
+    for (size_t length; *text; text += length) {
+        length = character_length((const unsigned char *)text);
+        if (length == 0) *text = '?', length = 1;
+    }
 }
 
 TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, ...) {
@@ -31,9 +42,9 @@ TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, 
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    end_at_a_character(text);
     for (size_t end = strlen(text); end && text[end - 1] == '\n';)
         text[--end] = '\0';
+    make_utf8(text);
     return TRITONSERVER_ErrorNew(code, text);
 }
 
@@ -184,35 +195,33 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *hand
     return NULL;
 }
 
-/* Compares the first session with the configuration, and opens what counts its labels. */
-static TRITONSERVER_Error *check_session(Model *model, const Session *session) {
+static TRITONSERVER_Error *check_model(Model *model, const Session *session) {
     TRY(signature_check(model, session));
     for (size_t i = 0; i < model->outputs.count; i++)
         if (strcmp(model->outputs.ports[i].name, "labels") == 0) {
             model->labels_output = i;
             TRY(label_counts_open(model, session, &model->label_counts));
         }
-    model->is_checked = true;
     return NULL;
 }
 
 /* Opens an instance's session, or takes the one that the model's instances on the CPU share. */
 static TRITONSERVER_Error *open_session(Model *model, bool on_gpu, int device, Session **session) {
-    Session *opened;
     bool is_first = !model->is_checked;
     if (is_first) warn_of_unknown_keys(model, on_gpu);
     if (!on_gpu && model->on_cpu) {
         *session = model->on_cpu;
         return NULL;
     }
-    TRY(session_open(model, on_gpu, device, is_first, &opened));
-    TRITONSERVER_Error *error = is_first ? check_session(model, opened) : NULL;
-    if (error) { /* no other instance may take it */
-        session_close(opened);
+    TRY(session_open(model, on_gpu, device, is_first, session));
+    TRITONSERVER_Error *error = is_first ? check_model(model, *session) : NULL;
+    if (error) { /* the next instance must not share a session that was refused */
+        session_close(*session);
+        *session = NULL;
         return error;
     }
-    if (!on_gpu) model->on_cpu = opened;
-    *session = opened;
+    if (!on_gpu) model->on_cpu = *session;
+    model->is_checked = true;
     return NULL;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { DEFAULT_MAX_BATCH_SIZE = 4 }; /* what NVIDIA's backend completes to */
+#define NO_TYPE "a type that Triton does not have"
 
 static void put_string(FILE *out, const char *string) {
     fputc('"', out);
@@ -94,7 +95,6 @@ static TRITONSERVER_Error *check_port(const Model *model, const char *side, cons
         for (size_t i = 0; i < known->count && at < sizeof names; i++)
             at += (size_t)snprintf(names + at, sizeof names - at, "%s'%s'", i ? ", " : "",
                                    known->tensors[i].name);
-        end_at_a_character(names);
         return INVALID("unable to load model '%s': %s '%s' is not in the model, which has [%s]",
                        model->name, side, port->name, names);
     }
@@ -102,7 +102,7 @@ static TRITONSERVER_Error *check_port(const Model *model, const char *side, cons
         return INVALID("unable to load model '%s': %s '%s': configuration expects datatype %s, "
                        "model provides %s",
                        model->name, side, port->name, port->type->name,
-                       tensor->type ? tensor->type->name : "a type that Triton does not have");
+                       tensor->type ? tensor->type->name : NO_TYPE);
     return check_dims(model, side, io, tensor);
 }
 
@@ -151,7 +151,7 @@ TRITONSERVER_Error *signature_check(Model *model, const Session *session) {
         const Tensor *tensor = tensor_named(&session->outputs, port->name);
         TRY(check_port(model, "output", io, port, tensor, &session->outputs));
         port->rank = tensor->rank;
-        free(port->dims);
+        free(port->dims); /* of a check for an earlier instance, which refused the model */
         port->dims = allocate(tensor->rank, sizeof(int64_t));
         memcpy(port->dims, tensor->dims, tensor->rank * sizeof(int64_t));
         port->is_sized = port->type->size > 0 && port->rank > 0;
@@ -174,7 +174,7 @@ static void put_ports(FILE *out, const char *side, const Tensors *tensors, bool 
         size_t skip = batched;
         fprintf(out, "%s{\"name\":", i ? "," : "");
         put_string(out, tensor->name);
-        fprintf(out, ",\"data_type\":\"%s\",\"dims\":", tensor->type ? tensor->type->name : "");
+        fprintf(out, ",\"data_type\":\"%s\",\"dims\":", tensor->type->name);
         if (tensor->rank > skip)
             put_dims(out, tensor->dims + skip, tensor->rank - skip);
         else
@@ -184,6 +184,15 @@ static void put_ports(FILE *out, const char *side, const Tensors *tensors, bool 
     fprintf(out, "]");
 }
 
+static TRITONSERVER_Error *check_types(const Model *model, const char *side,
+                                       const Tensors *tensors) {
+    for (size_t i = 0; i < tensors->count; i++)
+        if (!tensors->tensors[i].type)
+            return INVALID("autofill failed for model '%s': %s '%s' has " NO_TYPE, model->name,
+                           side, tensors->tensors[i].name);
+    return NULL;
+}
+
 static TRITONSERVER_Error *set_config(const Model *model, const Session *session) {
     bool batches = can_batch(&session->inputs) && can_batch(&session->outputs);
     int64_t most = model->max_batch_size;
@@ -191,6 +200,8 @@ static TRITONSERVER_Error *set_config(const Model *model, const Session *session
         return INVALID("autofill failed for model '%s': model does not support batching while "
                        "non-zero max_batch_size is specified",
                        model->name);
+    if (model->inputs.count == 0) TRY(check_types(model, "input", &session->inputs));
+    if (model->outputs.count == 0) TRY(check_types(model, "output", &session->outputs));
     if (batches && most == 0) most = DEFAULT_MAX_BATCH_SIZE;
     char *text;
     size_t length;

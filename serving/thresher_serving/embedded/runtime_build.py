@@ -163,8 +163,7 @@ def build_backend(
             onnxruntime=_version(library),
             sources=_sources_digest(),
         )
-        size = (made / _LIBRARY).stat().st_size
-        record = {**asdict(built), "size": size}
+        record = {**asdict(built), "sha256": _sha256(made / _LIBRARY)}
         del record["folder"]
         (made / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been found
@@ -181,6 +180,10 @@ def check_onnxruntime(library: Path, python: Path) -> str | None:
 
 def _version(library: Path) -> str:
     return library.name.partition(".so.")[2]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _sources_digest() -> str:
@@ -204,7 +207,7 @@ def _read(folder: Path, library: Path) -> Built | None:
     """Return what stands in a folder, if it is whole."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        is_whole = (folder / _LIBRARY).stat().st_size == record["size"]
+        is_whole = _sha256(folder / _LIBRARY) == record["sha256"]
         if not is_whole or (folder / _LINK).readlink() != library:
             return None
         return Built(

@@ -14,7 +14,8 @@ __all__ = ["StopSignals"]
 class StopSignals:
     """SIGINT, SIGTERM and SIGHUP, which are counted instead of raised: nothing is left half done.
 
-    Outside the main thread nothing is counted.
+    Outside the main thread nothing is counted, and no signal that the process was started to
+    ignore: SIGHUP under nohup, SIGINT of a shell's background job.
     """
 
     _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,9 +29,11 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # nohup has SIGHUP ignored
-        numbers = [n for n in self._NUMBERS if signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._note) for number in numbers}
+        before = {
+            number: signal.signal(number, self._note)
+            for number in self._NUMBERS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:

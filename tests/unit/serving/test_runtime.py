@@ -83,6 +83,16 @@ def test_a_given_path_without_a_server_is_an_error_not_a_reason_to_look_on(tmp_p
         find_runtime(tmp_path / "tritonserver")
 
 
+def test_a_program_near_the_root_folder_that_is_no_server_gets_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THRESHER_CACHE", str(tmp_path))
+    monkeypatch.setenv("TRITONSERVER", "/bin/ls")
+    root = Path("/bin/ls").resolve().parents[1]
+    expected = f"{root}: its onnxruntime backend is not compiled, or of another release"
+    assert runtime_info()["problem"].startswith(expected)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 @pytest.mark.parametrize("has_python", [True, False])
 def test_a_server_without_an_onnxruntime_backend_gets_ours(
