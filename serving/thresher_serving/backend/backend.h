@@ -103,8 +103,6 @@ extern OrtMemoryInfo *ort_cpu;
 extern OrtAllocator *ort_allocator;
 TRITONSERVER_Error *error_new(TRITONSERVER_Error_Code code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* Ends a text before a UTF-8 character that was cut, which gRPC does not carry. */
-void end_at_a_character(char *text);
 #define INVALID(...) error_new(TRITONSERVER_ERROR_INVALID_ARG, __VA_ARGS__)
 /* Returns an ONNX Runtime status as an error, which begins with `where` unless that is NULL. */
 TRITONSERVER_Error *ort_error(OrtStatus *status, const char *where);
