@@ -59,7 +59,14 @@ class PublishedModels:
         self.registered: Callable[[str, int], Collection[str]] | None = None
 
     def names(self) -> list[str]:
-        """Return the models that have a configuration, sorted."""
+        """Return the models that have a configuration and a name that Triton takes, sorted."""
+        return [name for name in self._configured() if NAME.fullmatch(name)]
+
+    def skipped(self) -> list[str]:
+        """Return the folders with a configuration whose names cannot name a model, sorted."""
+        return [name for name in self._configured() if not NAME.fullmatch(name)]
+
+    def _configured(self) -> list[str]:
         files = (path for path in self.root.glob(f"*/{CONFIG_FILE}") if path.is_file())
         return sorted(path.parent.name for path in files)
 
