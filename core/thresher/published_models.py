@@ -61,12 +61,16 @@ class PublishedModels:
         self.registered_decision: Callable[[str, int], str] | None = None
 
     def names(self) -> list[str]:
-        """Return the models that have a configuration, one that cannot be read too, sorted.
+        """Return the models that have a configuration and a name that Triton takes, sorted."""
+        return [name for name in self._configured() if NAME.fullmatch(name)]
 
-        Folders whose name is none of a model, such as a hidden backup, are not among them.
-        """
-        folders = (path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
-        return sorted(name for name in folders if NAME.fullmatch(name))
+    def skipped(self) -> list[str]:
+        """Return the folders with a configuration whose names cannot name a model, sorted."""
+        return [name for name in self._configured() if not NAME.fullmatch(name)]
+
+    def _configured(self) -> list[str]:
+        # one that cannot be read, too
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are published, ascending.

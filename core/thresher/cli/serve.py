@@ -109,6 +109,7 @@ def serve(
     from thresher_serving.embedded.state import STATE_DIR
 
     check_host(host)
+    _warn_of_skipped(repository)
     _align_companions(repository)
     _check_proven(repository, unproven=unproven)
     running = running_server()
@@ -181,6 +182,16 @@ def _update(running: RunningServer, repository: Path, runtime: Runtime) -> None:
         for problem in differing(name, ready, named.get(name, ())):
             raise ServerError(problem)
     tell(f"Triton runs already at {running.grpc_url} (gRPC); its models are up to date")
+
+
+def _warn_of_skipped(repository: Path) -> None:
+    from thresher.published_models import PublishedModels
+
+    for name in PublishedModels(repository).skipped():
+        say(
+            f"Warning: {repository / name} is left out: a model's name is at most 128 of the "
+            'characters a-z, A-Z, 0-9, "_", "." and "-", and begins with a letter or digit'
+        )
 
 
 def _align_companions(repository: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thresher.errors import NotFoundError, ServerError, ThresherError, unknown_name
+from thresher.published_models import NAME
 from thresher_serving import control
 from thresher_serving.client.failures import without_stack
 from thresher_serving.embedded import process
@@ -100,7 +101,7 @@ class ServeOptions:
 
 
 def wanted_models(repository: Path, models: Sequence[str] | None) -> list[str]:
-    """Return the models to load.
+    """Return the models to load; folders whose names cannot name a model are none.
 
     Raises:
         NotFoundError: If there is no such repository or model, or nothing to serve.
@@ -110,7 +111,8 @@ def wanted_models(repository: Path, models: Sequence[str] | None) -> list[str]:
             f"{repository}: no such folder; expected a Triton model repository. "
             "Run: thresher export models:/NAME@ALIAS"
         )
-    folders = sorted(path.name for path in repository.iterdir() if path.is_dir())
+    entries = (path for path in repository.iterdir() if NAME.fullmatch(path.name))
+    folders = sorted(path.name for path in entries if path.is_dir())
     if models is not None:
         for name in models:
             if name not in folders:

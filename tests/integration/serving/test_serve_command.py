@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,3 +213,23 @@ def test_serve_and_stop_need_no_mlflow(home: Path, monkeypatch: pytest.MonkeyPat
     assert "m version 1" in started.stdout
     assert thresher(home, "stop").stdout.startswith("Stopped Triton")
     assert thresher(home, "stop").stdout == "No Triton server is running here\n"
+
+
+def test_folders_whose_names_cannot_name_a_model_are_left_out_with_a_warning_each(
+    home: Path,
+) -> None:
+    models = home / "model_repository"
+    bad = ["über", "sp ace", "_x", "-d", ".old", "x" * 129]
+    for name in bad:
+        shutil.copytree(models / "m", models / name)
+    (models / ".git").mkdir()  # without a configuration, so nothing to warn of
+    for _ in range(2):  # the second one updates the server that runs
+        started = thresher(home, "serve", "--background", *PORTS)
+        assert started.returncode == 0, started.stderr
+        warnings = [line for line in started.stderr.splitlines() if "is left out" in line]
+        assert sorted(w.split(" is left out")[0] for w in warnings) == sorted(
+            f"Warning: {Path('model_repository') / name}" for name in bad
+        )
+    server = running_server(home / ".thresher")
+    assert server is not None
+    assert {state.name for state in server.models if state.is_ready} == {"m"}
