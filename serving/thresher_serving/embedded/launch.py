@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,10 +43,6 @@ _OTHER_PORTS_S = 5.0
 
 _ANSWER_S = 10.0
 """How long a server whose ports are open may take to answer."""
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-"""A model's name, as in `thresher.published_models`, which imports NumPy; a backup's is another."""
 
 
 class DiedError(ServerError):
@@ -118,11 +113,7 @@ def wanted_models(repository: Path, models: Sequence[str] | None) -> list[str]:
             if name not in folders:
                 raise NotFoundError(f"{repository}: {unknown_name('model', name, folders)}")
         return list(dict.fromkeys(models))
-    found = [
-        name
-        for name in folders
-        if _NAME.fullmatch(name) and (repository / name / "config.pbtxt").is_file()
-    ]
+    found = [name for name in folders if (repository / name / "config.pbtxt").is_file()]
     if not found:
         raise NotFoundError(
             f"{repository}: no folder with a config.pbtxt, so there is nothing to serve. "
