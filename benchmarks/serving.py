@@ -283,7 +283,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, str]:
-    """Return what a figure depends on, beside the code."""
+    """Return what a figure depends on, besides the code."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     (model, *_) = re.findall(r"model name\s*: (.*)", cpuinfo) or [platform.machine()]
     h2load = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ config.pbtxt as Triton reads it, configs/N.pbtxt as a rollout loads it, the file
 version's number and the version policy. The certificate binds them, both configurations name the
 certificate's digest, and MLflow holds the digest of each certificate that was issued.
 
-Not covered: what changes between this look and Triton's own, and whoever can write to the
+Not covered: what changes between this look and Triton's own, and anyone who can write to the
 repository and to MLflow's tags too.
 """
 
@@ -341,7 +341,7 @@ class _Look:
         self.wrong += [f"{name} is not in the certificate" for name in sorted(unknown)]
 
     def _strangers(self) -> None:
-        """Find what lies in the model's folder and belongs to no version of it."""
+        """Find what is in the model's folder and belongs to no version of it."""
         for path in sorted((self.repository.root / self.name).iterdir()):
             is_version = _is_number(path.name) and path.is_dir()
             is_known = path.name in _BESIDE_VERSIONS or _LABELS.fullmatch(path.name)

@@ -92,7 +92,7 @@ def repository_and_registry(folder: Path) -> ModelRepository:
 
 
 def knows_registry() -> bool:
-    """Return whether a registry is named, or lies in the working folder."""
+    """Return whether a registry is named, or is in the working folder."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").exists()
 
 

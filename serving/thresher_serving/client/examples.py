@@ -266,7 +266,7 @@ class ExampleReader:
 
 
 def _check_bound(folder: Path, file: str) -> None:
-    """Raise ParityError unless a file is the one that the certificate beside it names."""
+    """Raise ParityError unless a file is the one that the certificate next to it names."""
     expected = Certificate.load(folder).files.get(file)
     path = folder / file
     if expected is None or not path.is_file() or file_digest(path) != expected:

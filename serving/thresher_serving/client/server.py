@@ -118,11 +118,11 @@ class Server:
         self.answered.add(request.model)
         response = result.get_response()
         names = request.outputs or [output.name for output in response.outputs]
-        told = response.parameters
+        parameters = response.parameters
         return Answer(
             server=self,
             version=int(response.model_version),
-            checksum=told[_CHECKSUM].string_param if _CHECKSUM in told else "",
+            checksum=parameters[_CHECKSUM].string_param if _CHECKSUM in parameters else "",
             arrays={name: result.as_numpy(name) for name in names},
         )
 

@@ -1,6 +1,6 @@
 """The state folder: which server was started there, how it fares, and the lock of who starts one.
 
-Whoever starts a server holds the lock, `thresher serve` for as long as it supervises one. The
+Who starts a server holds the lock, `thresher serve` for as long as it supervises one. The
 kernel lets go of it when the holder ends, however it ends.
 """
 

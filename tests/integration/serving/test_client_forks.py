@@ -79,7 +79,7 @@ def run(server: Triton, code: str, **environment: str) -> str:
 
 
 def test_children_of_a_client_that_has_asked_get_their_own_rows(server: Triton) -> None:
-    """All at once, and the parent beside them, over what was one connection."""
+    """All at once, and the parent with them, over what was one connection."""
     run(
         server,
         """
@@ -198,7 +198,7 @@ def test_a_call_that_outlasts_the_forks_patience_makes_the_child_say_so(
     server: Triton,
 ) -> None:
     start = time.monotonic()
-    told = run(
+    output = run(
         server,
         """
 import socket
@@ -215,15 +215,15 @@ check(Client(URL), 0)
 os._exit(0)
 """,
     )
-    assert REFUSED + "1 calls were under way" in told
-    assert "multiprocessing.get_context(" in told
+    assert REFUSED + "1 calls were under way" in output
+    assert "multiprocessing.get_context(" in output
     assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_an_event_loops_open_client_makes_the_child_say_so(server: Triton, closed: bool) -> None:
     """gRPC keeps a thread inside a call as long as such a connection is open."""
-    told = run(
+    output = run(
         server,
         f"""
 client = AsyncClient(URL)
@@ -239,14 +239,14 @@ print(codes([in_child(again)]))
 """,
     )
     if closed:
-        assert told.endswith("[0]\n")
+        assert output.endswith("[0]\n")
     else:
-        assert REFUSED + "an AsyncClient was open" in told
-        assert told.endswith("[7]\n")
+        assert REFUSED + "an AsyncClient was open" in output
+        assert output.endswith("[7]\n")
 
 
 def test_without_grpcs_fork_support_the_child_says_so(server: Triton) -> None:
-    told = run(
+    output = run(
         server,
         """
 client = Client(URL)
@@ -257,12 +257,12 @@ assert time.monotonic() - start < 5
 """,
         GRPC_ENABLE_FORK_SUPPORT="0",
     )
-    assert REFUSED + "GRPC_ENABLE_FORK_SUPPORT is off" in told
-    assert told.endswith("[7]\n")
+    assert REFUSED + "GRPC_ENABLE_FORK_SUPPORT is off" in output
+    assert output.endswith("[7]\n")
 
 
 def test_a_fork_without_pythons_handlers_is_noticed(server: Triton) -> None:
-    told = run(
+    output = run(
         server,
         """
 import ctypes
@@ -272,5 +272,5 @@ os.fork = ctypes.PyDLL(None).fork
 print(codes([in_child(lambda: check(client, 0))]))
 """,
     )
-    assert REFUSED + "the fork did not run Python's handlers" in told
-    assert told.endswith("[7]\n")
+    assert REFUSED + "the fork did not run Python's handlers" in output
+    assert output.endswith("[7]\n")

@@ -1,4 +1,4 @@
-"""A row for which a model gives NaN is an error of that row, whoever asks; never a silent No."""
+"""A row for which a model gives NaN is that row's error for every caller, never a silent No."""
 
 from __future__ import annotations
 

@@ -183,11 +183,11 @@ def test_without_a_compiler_one_is_fetched_and_removed_again(
     num_bytes = sum(path.stat().st_size for path in built.folder.iterdir() if not path.is_symlink())
     assert num_bytes < 2_000_000
     # the oldest C library that the server runs with is the newest that it asks for
-    told = subprocess.run(
+    output = subprocess.run(
         ["/usr/bin/env", "-i", sys.executable, "-c", SYMBOL_VERSIONS, str(built.folder)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert max(map(int, told.stdout.split()), default=0) <= 35
+    assert max(map(int, output.stdout.split()), default=0) <= 35
 
 
 SYMBOL_VERSIONS = """

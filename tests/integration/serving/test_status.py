@@ -74,8 +74,8 @@ def weather() -> tuple[int, int, int, bool]:
 def test_requests_are_those_of_users(home: Path, running: RunningServer) -> None:
     repository, url = ModelRepository(home / "models"), running.grpc_url
     with InferenceServerClient(url) as client:
-        told = client.get_inference_statistics("weather").model_stats[0]
-    assert told.inference_stats.success.count == 0, "warm-up is no request"
+        output = client.get_inference_statistics("weather").model_stats[0]
+    assert output.inference_stats.success.count == 0, "warm-up is no request"
     assert weather() == (1, 0, 0, False)
     ask(running, 3)
     assert weather() == (1, 3, 0, False)
@@ -103,8 +103,8 @@ def test_health_texts_are_not_users_requests(
 ) -> None:
     roll_out(ModelRepository(home / "models"), "weather", 2, running.grpc_url)
     ask(running, 5)
-    told = Supervised(health_texts={"weather": 4})
-    monkeypatch.setattr(status_module, "supervised", lambda _: told)
+    output = Supervised(health_texts={"weather": 4})
+    monkeypatch.setattr(status_module, "supervised", lambda _: output)
     assert weather() == (2, 1, 0, False)
     roll_back(ModelRepository(home / "models"), "weather", running.grpc_url)
 
@@ -170,8 +170,8 @@ def test_restarts_and_models_left_out_are_shown(
 ) -> None:
     found = state.server_state()
     assert found is not None
-    told = replace(found, restarts=2, reason="it got signal 11", left_out={"bad": "ended it"})
-    monkeypatch.setattr(state, "server_state", lambda _=None: told)
+    output = replace(found, restarts=2, reason="it got signal 11", left_out={"bad": "ended it"})
+    monkeypatch.setattr(state, "server_state", lambda _=None: output)
     picture = " ".join(CliRunner().invoke(status, []).stdout.split())
     assert "started the server again 2 times; last after this: it got signal 11" in picture
     assert "bad is left out: ended it" in picture

@@ -304,7 +304,7 @@ def test_too_many_categories_for_a_configuration_come_from_the_repository(tmp_pa
 
 
 def test_a_repository_s_inputs_and_tokenizer_are_those_of_its_certificate(tmp_path: Path) -> None:
-    """A certificate that names neither, beside files that the server's own do not know."""
+    """A certificate that names neither, next to files that the server's own do not know."""
     from dataclasses import replace
 
     folder = tmp_path / "m" / "3"

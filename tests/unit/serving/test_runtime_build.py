@@ -117,8 +117,8 @@ def test_it_is_compiled_once_and_stands_with_a_link_to_onnx_runtime(
 ) -> None:
     assert find_built(kept, ort) is None
     built = build()
-    told = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True).stdout
-    assert built.compiler == told.splitlines()[0]
+    output = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True).stdout
+    assert built.compiler == output.splitlines()[0]
     assert built.onnxruntime == "1.31.1"
     assert lines == [f"compiling the onnxruntime backend with {built.compiler}"]
     assert (built.folder / "libonnxruntime.so").resolve() == ort
