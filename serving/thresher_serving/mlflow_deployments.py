@@ -38,8 +38,8 @@ def target_help() -> str:
     """Return what ``mlflow deployments help -t triton`` prints."""
     return """\
 triton:HOST:PORT    the gRPC address of a Triton server; `triton` alone is the one that
-                    `thresher serve` started in this folder. A hardened server's key is read from
-                    THRESHER_SERVER_KEY.
+                    `thresher serve` started in this folder. The key of a deployed server is read
+                    from THRESHER_SERVER_KEY.
 
 A deployment's name is the registered model's; its version is the registered version. The version
 must be published in the server's repository: thresher export models:/NAME/VERSION.
@@ -49,7 +49,7 @@ must be published in the server's repository: thresher export models:/NAME/VERSI
   mlflow deployments predict -t triton:HOST:PORT --name NAME -I rows.json
   mlflow deployments get|list|delete ...
 
-Each create and update is a rollout: certificate checked, loaded beside what serves, golden rows
+Each create and update is a rollout: certificate checked, loaded next to what serves, golden rows
 compared, then live; anything wrong leaves what serves as it is. delete unloads the model and
 leaves it in the repository.
 
