@@ -17,7 +17,6 @@ Source: Triton's model repository and model configuration documents, release 24.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -481,12 +480,9 @@ def _bytes_set_free(folder: Path) -> int:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Return what identifies a version: its model's files, or its tokenizer's, with SHA-256."""
-    found = {}
     texts = [path for file in (TOKENIZER_FILE, TOKENS_FILE) if (path := folder / file).is_file()]
-    for path in sorted(folder.glob(f"{MODEL_FILE}*")) or texts:
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    files = sorted(folder.glob(f"{MODEL_FILE}*")) or texts
+    return {path.name: file_digest(path) for path in files}
 
 
 def _is_certified(folder: Path) -> bool:

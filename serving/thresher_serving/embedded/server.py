@@ -50,6 +50,9 @@ __all__ = [
     "stop_server",
 ]
 
+_WRITTEN_S = 1.0
+"""How long a process that has just taken the lock may take to write who it is."""
+
 _LET_GO_S = 5.0
 """How long a supervisor may take, after its server has ended or been killed, to end itself."""
 
@@ -149,6 +152,10 @@ def lock_folder(state_dir: Path) -> int:
     lock = try_lock(state_dir)
     state = read_state(state_dir)
     if lock is None:
+        end = time.monotonic() + _WRITTEN_S
+        while state is None and time.monotonic() < end:
+            time.sleep(0.02)
+            state = read_state(state_dir)
         pid = None if state is None else state.pid
         if state is not None and state.phase == "ready" and state.server is not None:
             raise _runs_already(state.server)

@@ -44,6 +44,9 @@ __all__ = ["Supervisor"]
 _EARLY_S = 30.0
 """A server that dies sooner than this after it was ready may well die again."""
 
+_ENDING_S = 5.0
+"""How long the process of a server that no longer answers may take to end."""
+
 _MOST_EARLY_DEATHS = 5
 _PERIOD_S = 0.1
 _STOP_S = 35.0
@@ -234,6 +237,9 @@ class Supervisor:
             thread.start()
             while thread.is_alive() and server.is_alive() and not self._signals.is_stopped():
                 thread.join(0.05)
+            end = time.monotonic() + _ENDING_S
+            while server.is_alive() and not _answers(server) and time.monotonic() < end:
+                time.sleep(0.05)  # a process that was killed is there a moment longer
             if not server.is_alive():
                 raise DiedError(
                     f"the Triton server {process.exit_words(server.pid)} while it loaded {name}"
@@ -304,6 +310,13 @@ class Supervisor:
             if not self._was_ready:
                 raise  # later, the file names this process already, by which all is found
         return state
+
+
+def _answers(server: RunningServer) -> bool:
+    try:
+        return bool(server.models)
+    except ServerError:
+        return False
 
 
 def _load(server: RunningServer, name: str, timeout_s: float) -> None:
